@@ -1,0 +1,41 @@
+# Each target does its own set-up: Python >= 3.11 and the package registries are all that is needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# e.g. make demo FOR=45, make test TESTS=tests/core
+FOR ?=
+TESTS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint bench clean
+
+help: ## Say what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+install: $(STAMP) ## Make .venv, with pinned dependencies
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "streamapp needs Python 3.11 or later: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP) ## Watch a live stream drift and be repaired (FOR=45: stop after 45 seconds)
+	$(BIN)/streamapp demo $(if $(FOR),--for $(FOR))
+
+test: $(STAMP) ## Run everything this machine allows
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: $(STAMP) ## Style, types, and the arrows between packages
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP) ## Measure throughput against a bare loop on the same broker
+	$(BIN)/python -m benchmarks throughput
+
+clean: ## Remove what was made here
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,19 @@
+"""The joiner agent: predictions and outcomes in, ``scored`` out."""
+
+from collections.abc import AsyncIterable
+from typing import Any
+
+from streamapp.stream.app import App
+from streamapp.stream.transport import Batch
+
+
+def register(app: App) -> Any:
+    """Add the agent to the app."""
+    inputs = app.topic(*app.runtime.inputs("joiner"), acks=False)
+
+    @app.agent(inputs, name="joiner")
+    async def joiner(batches: AsyncIterable[Batch]) -> None:
+        async for batch in batches:
+            await app.runtime.handle(batch)
+
+    return joiner

@@ -1,0 +1,19 @@
+"""The learner agent: retrain requests in, model updates out."""
+
+from collections.abc import AsyncIterable
+from typing import Any
+
+from streamapp.stream.app import App
+from streamapp.stream.transport import Batch
+
+
+def register(app: App) -> Any:
+    """Add the agent to the app."""
+    inputs = app.topic(*app.runtime.inputs("learner"), acks=False)
+
+    @app.agent(inputs, name="learner")
+    async def learner(batches: AsyncIterable[Batch]) -> None:
+        async for batch in batches:
+            await app.runtime.handle(batch)
+
+    return learner

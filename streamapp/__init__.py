@@ -1,0 +1,1 @@
+"""Watch online models in production."""

@@ -1,0 +1,57 @@
+"""``streamapp status``: what a worker knows."""
+
+import json as jsonlib
+import urllib.error
+import urllib.request
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from streamapp.errors import ConfigError
+from streamapp.tables import summary_view, to_json
+
+_TIMEOUT = 10.0
+
+
+def run(url: str, *, json: bool) -> int:
+    """Show a worker's readiness and summary, and return the exit code.
+
+    Raises:
+        ConfigError: nothing that is a worker answers there.
+    """
+    readiness = fetch(url, "/readyz")
+    summary = fetch(url, "/api/summary")
+    if json:
+        typer.echo(to_json({"readiness": readiness, **summary}))
+    else:
+        console = Console()
+        console.print(summary_view(summary))
+        console.print("ready" if readiness["ready"] else f"not ready: {readiness['reason']}", markup=False)
+    return 0 if readiness["ready"] else 1
+
+
+def fetch(url: str, path: str, timeout: float = _TIMEOUT) -> dict[str, Any]:
+    """Return the JSON object that a worker answers with.
+
+    Raises:
+        ConfigError: nothing that is a worker answers there.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"--url must begin with http:// or https://, got {url!r}")
+    try:
+        try:
+            with urllib.request.urlopen(url.rstrip("/") + path, timeout=timeout) as answer:  # noqa: S310 - checked above
+                found = jsonlib.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                if error.code != 503:
+                    raise ConfigError(f"{url}{path}: answered {error.code}; is a worker's web server there?") from None
+                found = jsonlib.load(error)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{url}: no worker answers ({getattr(error, 'reason', error)})") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{url}{path}: expected a JSON object")
+    return found

@@ -1,0 +1,42 @@
+"""A model's group as the joiner knows it: its times, and what is counted for it."""
+
+from math import inf
+
+from streamapp.core.columns import Row
+from streamapp.core.events import Prediction
+from streamapp.core.settings import Assume, Label, Settings
+
+
+class ModelRows:
+    """Rows of one model that were resolved since they were last taken."""
+
+    __slots__ = ("model", "rows")
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self.rows: list[Row] = []
+
+
+class Group:
+    """One group of one model: settings as plain numbers, and counters."""
+
+    __slots__ = ("arrived", "arrived_at", "assume", "grace", "model", "name", "pending", "remember", "rows", "window")
+
+    def __init__(self, rows: ModelRows, name: str, settings: Settings) -> None:
+        found = settings.of(rows.model)
+        self.model = rows.model
+        self.name = name
+        self.rows = rows
+        self.window = float(found.outcome_window)
+        self.grace = float(found.grace)
+        self.remember = float(found.remember)
+        self.assume: Label | None = found.on_expiry.assume if isinstance(found.on_expiry, Assume) else None
+        self.pending = 0
+        self.arrived: list[Prediction] = []
+        """Accepted since they were last taken."""
+        self.arrived_at = -inf
+        """Log time of the last accepted prediction."""
+
+    def deadline(self, ts: float, log_time: float) -> float:
+        """Return the log time beyond which a prediction expires."""
+        return (ts if ts > log_time else log_time) + self.window + self.grace

@@ -1,0 +1,99 @@
+"""Hashes of many keys at once, with numpy: Kafka's murmur2 and the 64-bit MurmurHash64A.
+
+Both are Austin Appleby's (https://github.com/aappleby/smhasher, public domain). Neither resists an adversary who
+chooses keys in order to collide. Time grows with the bytes of all keys, plus some numpy calls for each word of the
+longest one.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamapp.core.events import Hashes, Ints
+
+_Words = NDArray[np.uint32] | NDArray[np.uint64]
+
+_SEED_32 = np.uint32(0x9747B28C)
+_M_32 = np.uint32(0x5BD1E995)
+_M_64 = np.uint64(0xC6A4A7935BD1E995)
+
+
+def partitions(keys: Sequence[bytes], count: int) -> Ints:
+    """Return the partition of each key under Kafka's default partitioner, for a topic of *count* partitions."""
+    return (murmur2(keys) & np.uint32(0x7FFFFFFF)).astype(np.int64) % count
+
+
+def murmur2(keys: Sequence[bytes]) -> NDArray[np.uint32]:
+    """Return Kafka's murmur2 of each key, shape (len(keys),), in the order of the keys."""
+    table = _Table(keys, 4)
+    h = _SEED_32 ^ table.lengths.astype(np.uint32)
+    for n, k in table.words():
+        k *= _M_32
+        k ^= k >> np.uint32(24)
+        k *= _M_32
+        h[:n] *= _M_32
+        h[:n] ^= k
+    h = np.where(table.rest > 0, (h ^ table.tails()) * _M_32, h)
+    h ^= h >> np.uint32(13)
+    h *= _M_32
+    h ^= h >> np.uint32(15)
+    return h[table.back]
+
+
+def hash64(keys: Sequence[bytes]) -> Hashes:
+    """Return MurmurHash64A (seed 0) of each key, shape (len(keys),), in the order of the keys."""
+    table = _Table(keys, 8)
+    h = table.lengths.astype(np.uint64) * _M_64
+    for n, k in table.words():
+        k *= _M_64
+        k ^= k >> np.uint64(47)
+        k *= _M_64
+        h[:n] ^= k
+        h[:n] *= _M_64
+    h = np.where(table.rest > 0, (h ^ table.tails()) * _M_64, h)
+    h ^= h >> np.uint64(47)
+    h *= _M_64
+    h ^= h >> np.uint64(47)
+    return h[table.back]
+
+
+class _Table:
+    """Keys as columns of little-endian words, most words first, so that those with a j-th word are the first n."""
+
+    def __init__(self, keys: Sequence[bytes], width: int) -> None:
+        sizes = list(map(len, keys))
+        data = b"".join(keys) + bytes(width)
+        # One word begins at every byte: keys need not be aligned.
+        self._data = np.ndarray((len(data) - width + 1,), f"<u{width}", data, strides=(1,))
+        self._width = width
+        self._stride = sizes[0] if sizes and sizes.count(sizes[0]) == len(sizes) else 0
+        """Bytes of every key, where all have the same length; else 0."""
+        self.lengths: Ints = np.array(sizes, dtype=np.int64)
+        self.back: Ints | slice = slice(None)
+        """Place in the table of each key as it was given."""
+        self._starts: Ints = np.cumsum(self.lengths) - self.lengths
+        if not self._stride:
+            order = np.argsort(-(self.lengths // width), kind="stable")
+            self.lengths, self._starts = self.lengths[order], self._starts[order]
+            self.back = np.empty_like(order)
+            self.back[order] = np.arange(len(order))
+        self.rest: Ints = self.lengths % width
+
+    def words(self) -> Iterator[tuple[int, _Words]]:
+        """Yield (n, the j-th whole word of the first n keys) for j = 0, 1, ..."""
+        whole = self.lengths // self._width
+        having = len(whole) - np.cumsum(np.bincount(whole)) if len(whole) else whole
+        width, stride = self._width, self._stride
+        for j, n in enumerate(having.tolist()[:-1]):
+            if stride:
+                yield n, self._data[j * width :: stride][:n].copy()
+            else:
+                yield n, self._data[self._starts[:n] + j * width]
+
+    def tails(self) -> _Words:
+        """Return what follows the last whole word of each key, 0 where nothing does."""
+        words: _Words = self._data[self._starts + (self.lengths - self.rest)]
+        bits = (self.rest * 8).astype(words.dtype)
+        words &= np.left_shift(np.ones_like(bits), bits) - np.ones_like(bits)
+        return words

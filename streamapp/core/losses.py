@@ -1,0 +1,170 @@
+"""What an answer lost: how far it was from its outcome, by task and loss.
+
+:mod:`streamapp.core.judging` judges whole batches (its ``losses`` gives one number per row of a batch). Each becomes a
+*block*: one row of floats per column below, nan where a column does not apply.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from streamapp.core.events import Floats, Kind, ScoredBatch
+from streamapp.core.settings import Label, Loss, ModelSettings, Task
+
+CLIP: Final = float(np.finfo(np.float64).eps)
+"""Log loss takes probabilities to be at least this far from 0 and 1."""
+LOG_CAP: Final = 4.0
+"""Log losses from here on are 1 to a detector."""
+
+TRUTH, ANSWER, SCORE, HARD, SOFT, LOG, OWN = range(7)
+"""Columns of a block.
+
+``TRUTH`` and ``ANSWER``: 0 or 1 (binary), code of the class, or the number. ``SCORE``: probability of the positive
+class (binary) or of the true class. ``HARD``: error, or absolute loss. ``SOFT``: Brier, or squared loss. ``LOG``: log
+loss. ``OWN``: the loss that the outcome itself carried; where it is given, the others but ``TRUTH`` are nan.
+"""
+COLUMNS: Final = 7
+COLUMN: Final[dict[Loss, int]] = {"error": HARD, "absolute": HARD, "brier": SOFT, "squared": SOFT, "log": LOG}
+"""Column of each loss."""
+LOSSES: Final[dict[Task, tuple[Loss, ...]]] = {
+    "binary": ("error", "brier", "log"),
+    "multiclass": ("error", "brier", "log"),
+    "regression": ("absolute", "squared"),
+}
+"""Losses that a task has."""
+
+
+def infer_task(batch: ScoredBatch, row: int) -> Task | None:
+    """Return the task that a row speaks of, None if it says nothing.
+
+    A scalar score or a bool is binary, a string or scores by class multiclass, a number regression.
+    """
+    kinds = (int(batch.prediction.kind[row]), int(batch.outcome.kind[row]))
+    if not math.isnan(batch.score[row]) or Kind.BOOL in kinds:
+        return "binary"
+    if Kind.STRING in kinds or (batch.classes and not np.isnan(batch.probabilities[row]).all()):
+        return "multiclass"
+    return "regression" if Kind.NUMBER in kinds else None
+
+
+def choose_loss(configured: Loss | None, task: Task, *, scored: bool) -> Loss:
+    """Return the configured loss, or the default: of the task, and by whether answers come with scores.
+
+    A configured loss that the task does not have is passed over.
+    """
+    if configured is not None and configured in LOSSES[task]:
+        return configured
+    if task == "regression":
+        return "absolute"
+    return "brier" if scored else "error"
+
+
+def label_word(label: Label) -> str:
+    """Return the class that a label names: ``true`` for True, ``3`` for 3.0."""
+    if isinstance(label, str):
+        return label
+    if isinstance(label, bool):
+        return "true" if label else "false"
+    return str(int(label)) if label.is_integer() else repr(label)
+
+
+def unit(loss: Loss, task: Task) -> float | None:
+    """Return the loss that is 1 to a detector; None where it depends on the rows (regression)."""
+    if task == "regression":
+        return None
+    if loss == "log":
+        return LOG_CAP
+    return 2.0 if loss == "brier" and task == "multiclass" else 1.0
+
+
+def fill(task: Task, block: Floats) -> None:
+    """Work out the losses of a block from what they follow from: truth, answer and score.
+
+    Brier losses of several classes do not follow from these: they must be there.
+    """
+    truth, answer = block[TRUTH], block[ANSWER]
+    if task == "regression":
+        with np.errstate(over="ignore"):
+            error = answer - truth
+            block[HARD] = np.abs(error)
+            block[SOFT] = error * error
+        return
+    np.not_equal(truth, answer, out=block[HARD])
+    missing = np.isnan(answer)
+    if missing.any():
+        block[HARD, missing] = np.nan
+    score = block[SCORE]
+    if task == "binary":
+        distance = np.abs(truth - score)
+        block[SOFT] = distance * distance
+        score = np.where(truth == 1.0, score, 1.0 - score)
+    block[LOG] = -np.log(np.clip(score, CLIP, 1.0 - CLIP))
+
+
+def configured(block: Floats, loss: Loss) -> Floats:
+    """Return the losses of a block in the configured loss: the outcome's own where it carried one; shape (n,)."""
+    own = block[OWN]
+    given = ~np.isnan(own)
+    column: Floats = block[COLUMN[loss]]
+    return np.where(given, own, column) if given.any() else column
+
+
+def loss_of(
+    loss: Loss,
+    task: Task,
+    settings: ModelSettings,
+    *,
+    outcome: Label,
+    prediction: Label | None = None,
+    scores: float | Mapping[str, float] | None = None,
+) -> float:
+    """Return what one answer lost, as :func:`streamapp.core.judging.judge` has it; nan where it has no such loss.
+
+    Args:
+        loss: One that the task has.
+        task: The task.
+        settings: For ``positive`` and ``threshold``.
+        outcome: The truth.
+        prediction: The answer; None: by the scores.
+        scores: Probability of the positive class, or of each class.
+    """
+    if task == "regression":
+        if prediction is None:
+            return math.nan
+        error = float(prediction) - float(outcome)
+        return abs(error) if loss == "absolute" else error * error
+    if task == "binary" and not isinstance(scores, Mapping):
+        truth = outcome == settings.positive
+        if loss == "error":
+            if prediction is not None:
+                return float((prediction == settings.positive) != truth)
+            return math.nan if scores is None else float((scores >= settings.threshold) != truth)
+        if scores is None:
+            return math.nan
+        if loss == "brier":
+            return (scores - truth) ** 2
+        return _log(scores if truth else 1.0 - scores)
+    word = label_word(outcome)
+    table: Mapping[str, float] = scores if isinstance(scores, Mapping) else {}
+    if loss == "error":
+        if prediction is not None:
+            return float(label_word(prediction) != word)
+        return float(max(sorted(table), key=table.__getitem__) != word) if table else math.nan
+    if not table:
+        return math.nan
+    if task == "binary":
+        word_positive = label_word(settings.positive)
+        if word_positive not in table:
+            return math.nan
+        p = table[word_positive]
+        return (p - (word == word_positive)) ** 2 if loss == "brier" else _log(p if word == word_positive else 1.0 - p)
+    if loss == "log":
+        return _log(table.get(word, 0.0))
+    total = math.fsum((p - (name == word)) ** 2 for name, p in table.items())
+    return total if word in table else total + 1.0
+
+
+def _log(probability: float) -> float:
+    return -math.log(min(max(probability, CLIP), 1.0 - CLIP))

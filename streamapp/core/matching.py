@@ -1,0 +1,348 @@
+"""What becomes of each prediction and outcome, taken one by one in order of log time, predictions first at ties."""
+
+from collections.abc import Iterator
+from math import inf
+
+from streamapp.core.columns import NO_OUTCOME
+from streamapp.core.deadlines import Deadlines, Pending
+from streamapp.core.early import Early, EarlyOutcomes
+from streamapp.core.events import DeadLetter, Label, Outcome, Prediction, Verdict
+from streamapp.core.groups import Group, ModelRows
+from streamapp.core.intake import Record
+from streamapp.core.pages import Pages
+from streamapp.core.remembered import Remembered, Resolved
+from streamapp.core.settings import Settings
+from streamapp.core.tally import Tally
+from streamapp.errors import DecodeError
+
+FUTURE = 300.0
+"""Seconds that a ``ts`` may lie beyond the log time of its own record."""
+
+_Found = Pending | dict[str, Pending]
+
+
+class Matching:
+    """Pairs predictions with outcomes, and says when waiting is over.
+
+    The caller presents records in one order, and moves the clock; everything here follows from that order alone.
+    Results collect in the public attributes until they are taken.
+    """
+
+    def __init__(self, partition: int, settings: Settings) -> None:
+        self._partition = partition
+        self._settings = settings
+        self.predictions = Tally("predictions")
+        self.outcomes = Tally("outcomes")
+        self.models: dict[str, ModelRows] = {}
+        self.groups: dict[tuple[str, str], Group] = {}
+        self.resolved: list[ModelRows] = []
+        """Models with rows to be taken, in order of their first row."""
+        self.arrived: list[Group] = []
+        """Groups with arrivals to be taken, in order of the first."""
+        self.dead_letters: list[DeadLetter] = []
+        self.pending_pages = Pages("pending")
+        self.refused_pages = Pages("refused")
+        self.waiting_pages = Pages("waiting")
+        self.repeated_pages = Pages("repeated")
+        self.remembered = Remembered()
+        self.deadlines = Deadlines()
+        # The model of an outcome without a prediction is unknown, so the most patient one decides.
+        self.early = EarlyOutcomes(max(float(s.grace) for s in (settings.defaults, *settings.models.values())))
+        self.soonest = inf
+        """:meth:`move` does nothing for clocks up to this one."""
+        self._pending: dict[str, _Found] = {}
+        self.pending = 0
+
+    # Predictions
+
+    def predict(self, record: Record, misplaced: bool) -> None:
+        """Take a record of ``predictions``."""
+        offset, log_time, _, _, prediction = record
+        tally = self.predictions
+        tally.read += 1
+        if not isinstance(prediction, Prediction):
+            self._reject(tally, record, *_fault(prediction))
+            return
+        if prediction.ts > log_time + FUTURE:
+            self._reject(tally, record, "future", _future(prediction.ts, log_time))
+            return
+        prediction_id, name = prediction.prediction_id, prediction.group
+        found = self._pending.get(prediction_id)
+        known = prediction_id in self.remembered
+        if (found is not None and _has(found, name)) or (
+            known and self.remembered.has(prediction_id, name, log_time)
+        ):
+            tally.duplicate += 1
+            return
+        tally.accepted += 1
+        tally.misplaced += misplaced
+        group = self.group(prediction.model, name)
+        if not group.arrived:
+            self.arrived.append(group)
+        group.arrived.append(prediction)
+        group.arrived_at = log_time
+        pending = self.wait(prediction, offset, log_time, group, found)
+        self.pending_pages.add(offset)
+        if known and self._answer_from_shadow(pending):
+            return
+        if prediction_id in self.early:
+            for early in self.early.take(prediction_id):
+                self._drop(early)
+                self._match(early.outcome, early.offset, early.log_time, early.key, early.value, early.misplaced)
+            if pending.prediction is None:
+                return
+        self.expect(pending)
+
+    def group(self, model: str, name: str) -> Group:
+        """Return the group of a model, made where it is new."""
+        group = self.groups.get((model, name))
+        if group is None:
+            rows = self.models.get(model)
+            if rows is None:
+                rows = self.models[model] = ModelRows(model)
+            group = self.groups[model, name] = Group(rows, name, self._settings)
+        return group
+
+    def wait(
+        self, prediction: Prediction, offset: int, log_time: float, group: Group, found: _Found | None
+    ) -> Pending:
+        """Put a prediction into the table, beside the others *found* under its id."""
+        pending = Pending(prediction, offset, log_time, group)
+        if found is None:
+            self._pending[prediction.prediction_id] = pending
+        elif isinstance(found, dict):
+            found[group.name] = pending
+        else:
+            self._pending[prediction.prediction_id] = {found.group.name: found, group.name: pending}
+        self.pending += 1
+        group.pending += 1
+        return pending
+
+    def found(self, prediction_id: str) -> _Found | None:
+        """Return what is pending under an id."""
+        return self._pending.get(prediction_id)
+
+    def expect(self, pending: Pending) -> None:
+        """Enter the deadline of a pending prediction."""
+        assert pending.prediction is not None
+        deadline = pending.group.deadline(pending.prediction.ts, pending.log_time)
+        self.deadlines.add(deadline, pending)
+        self.soonest = min(self.soonest, deadline)
+
+    def _answer_from_shadow(self, pending: Pending) -> bool:
+        """Join a prediction with an outcome that another group of its id was matched with."""
+        prediction = pending.prediction
+        assert prediction is not None
+        for resolved in self.remembered.of(prediction.prediction_id, pending.log_time):
+            outcome = resolved.outcome
+            if outcome is not None and _belongs(pending, outcome) is None and not _mismatch(pending, outcome):
+                self._join(pending, outcome, resolved.outcome_offset, resolved.outcome_log_time)
+                return True
+        return False
+
+    # Outcomes
+
+    def observe(self, record: Record, misplaced: bool) -> None:
+        """Take a record of ``outcomes``."""
+        offset, log_time, key, value, outcome = record
+        tally = self.outcomes
+        tally.read += 1
+        if not isinstance(outcome, Outcome):
+            self._reject(tally, record, *_fault(outcome))
+            return
+        if outcome.ts > log_time + FUTURE:
+            self._reject(tally, record, "future", _future(outcome.ts, log_time))
+            return
+        self._match(outcome, offset, log_time, key, value, misplaced)
+
+    def _match(
+        self, outcome: Outcome, offset: int, log_time: float, key: bytes | None, value: bytes | None, misplaced: bool
+    ) -> None:
+        tally = self.outcomes
+        found = self._pending.get(outcome.prediction_id)
+        if found is not None:
+            matched = False
+            for pending in (found,) if isinstance(found, Pending) else tuple(found.values()):
+                if _belongs(pending, outcome) is None and not _mismatch(pending, outcome):
+                    self._join(pending, outcome, offset, log_time)
+                    matched = True
+            if matched:
+                tally.accepted += 1
+                tally.misplaced += misplaced
+                return
+        known = self.remembered.of(outcome.prediction_id, log_time)
+        revisions = [resolved.outcome.revision for resolved in known if resolved.outcome is not None]
+        if revisions or any(resolved.outcome_offset >= 0 for resolved in known):
+            if outcome.revision > max(revisions, default=0):
+                tally.late += 1
+            else:
+                tally.duplicate += 1
+        elif found is not None:
+            self._refuse(found, outcome, (offset, log_time, key, value, outcome))
+        elif known:
+            tally.late += 1
+        else:
+            repeated = outcome.prediction_id in self.early
+            self.keep(Early(outcome, offset, log_time, key, value, misplaced, repeated))
+            self.waiting_pages.add(offset)
+            if repeated:
+                self.repeated_pages.add(offset)
+
+    def keep(self, early: Early) -> None:
+        """Let an outcome wait for its prediction."""
+        self.early.add(early)
+        self.soonest = min(self.soonest, self.early.soonest)
+
+    def _refuse(self, found: _Found, outcome: Outcome, record: Record) -> None:
+        """Count an outcome that no pending prediction of its id can take; they stay pending."""
+        entries = (found,) if isinstance(found, Pending) else tuple(found.values())
+        first = entries[0]
+        reason = _belongs(first, outcome)
+        if reason is None:
+            self._reject(self.outcomes, record, "type_mismatch", _mismatch(first, outcome))
+            return
+        if first.refused:
+            self.outcomes.duplicate += 1
+            return
+        for pending in entries:
+            if not pending.refused:
+                pending.refused = True
+                self.refused_pages.add(pending.offset)
+        if reason == "late":
+            self.outcomes.late += 1
+        else:
+            assert first.prediction is not None
+            error = f"ts {outcome.ts!r} is {first.prediction.ts - outcome.ts!r} s before that of the prediction"
+            self._reject(self.outcomes, record, reason, f"{error}: grace is {first.group.grace!r} s")
+
+    # The clock
+
+    def move(self, clock: float) -> None:
+        """Give up what has waited until *clock*: nothing with a log time below it is still to come."""
+        for deadline, pending in self.deadlines.due(clock):
+            self._expire(pending, deadline)
+        for early in self.early.unmatched(clock):
+            if early.repeated:
+                self.outcomes.duplicate += 1
+            else:
+                self.outcomes.unmatched += 1
+            self._drop(early)
+        self.soonest = min(self.deadlines.soonest, self.early.soonest)
+
+    # Ends
+
+    def _join(self, pending: Pending, outcome: Outcome, offset: int, log_time: float) -> None:
+        verdict = Verdict.JOINED if outcome.status is None else Verdict.CENSORED
+        moment = log_time if log_time > pending.log_time else pending.log_time
+        self._resolve(pending, verdict, outcome, offset, log_time, moment, outcome)
+
+    def _expire(self, pending: Pending, deadline: float) -> None:
+        prediction, group = pending.prediction, pending.group
+        assert prediction is not None
+        if group.assume is None:
+            self._resolve(pending, Verdict.EXPIRED, NO_OUTCOME, -1, float("nan"), deadline, None)
+            return
+        assumed = Outcome(
+            prediction_id=prediction.prediction_id,
+            ts=prediction.ts + group.window,
+            outcome=group.assume,
+            source="assumed",
+        )
+        self._resolve(pending, Verdict.JOINED, assumed, -1, deadline, deadline, None)
+
+    def _resolve(
+        self,
+        pending: Pending,
+        verdict: Verdict,
+        outcome: Outcome,
+        offset: int,
+        log_time: float,
+        moment: float,
+        matched: Outcome | None,
+    ) -> None:
+        """Give a prediction its verdict at the log time *moment*."""
+        prediction, group = pending.prediction, pending.group
+        assert prediction is not None
+        prediction_id = prediction.prediction_id
+        found = self._pending[prediction_id]
+        if isinstance(found, Pending) or len(found) == 1:
+            del self._pending[prediction_id]
+        else:
+            del found[group.name]
+        pending.prediction = None
+        self.pending -= 1
+        group.pending -= 1
+        self.pending_pages.discard(pending.offset)
+        if pending.refused:
+            self.refused_pages.discard(pending.offset)
+        rows = group.rows
+        if not rows.rows:
+            self.resolved.append(rows)
+        rows.rows.append((prediction, pending.offset, pending.log_time, verdict, outcome, offset, log_time))
+        self.remembered.add(Resolved(prediction_id, group.name, moment + group.remember, matched, offset, log_time))
+
+    def _drop(self, early: Early) -> None:
+        """Strike an outcome from the pages of those that wait."""
+        self.waiting_pages.discard(early.offset)
+        if early.repeated:
+            self.repeated_pages.discard(early.offset)
+
+    def _reject(self, tally: Tally, record: Record, reason: str, error: str) -> None:
+        offset, _, key, value, _ = record
+        tally.reject(reason)
+        self.dead_letters.append(
+            DeadLetter(
+                topic=tally.topic,
+                partition=self._partition,
+                offset=offset,
+                key=key,
+                value=value,
+                reason=reason,
+                error=error,
+            )
+        )
+
+
+def _has(found: _Found, group: str) -> bool:
+    return group in found if isinstance(found, dict) else found.group.name == group
+
+
+def _belongs(pending: Pending, outcome: Outcome) -> str | None:
+    """Return None if an outcome's ts fits a prediction, else why not."""
+    assert pending.prediction is not None
+    ts = pending.prediction.ts
+    if outcome.ts < ts - pending.group.grace:
+        return "before_prediction"
+    return "late" if outcome.ts > ts + pending.group.window else None
+
+
+def _mismatch(pending: Pending, outcome: Outcome) -> str:
+    """Return why an outcome's type does not fit the prediction's, empty if it does."""
+    assert pending.prediction is not None
+    answer, truth = pending.prediction.prediction, outcome.outcome
+    if answer is None or truth is None or answer.__class__ is truth.__class__:
+        return ""
+    expected, got = _kind(answer), _kind(truth)
+    return "" if expected == got else f"expected `{expected}` like the prediction, got `{got}` - at `$.outcome`"
+
+
+def _kind(label: Label) -> str:
+    if isinstance(label, bool):
+        return "bool"
+    return "str" if isinstance(label, str) else "number"
+
+
+def _fault(event: object) -> tuple[str, str]:
+    """Return reason and text for what is not an event of the topic."""
+    if isinstance(event, DecodeError):
+        return event.reason, str(event)
+    raise TypeError(f"expected an event of this topic or DecodeError, got {type(event).__name__}")
+
+
+def _future(ts: float, log_time: float) -> str:
+    return f"ts {ts!r} is more than {FUTURE:.0f} s after the record's log time {log_time!r} - at `$.ts`"
+
+
+def entries(found: _Found) -> Iterator[Pending]:
+    """Yield what is pending under one id, lowest offset first."""
+    yield from (found.values() if isinstance(found, dict) else (found,))

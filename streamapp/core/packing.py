@@ -1,0 +1,56 @@
+"""Columns of numbers as bytes, for checkpoints: little-endian, in the smallest type that holds them exactly."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamapp.errors import CheckpointError
+
+_TYPES = {b"0": "<f8", b"B": "<u1", b"I": "<u4", b"q": "<i8", b"d": "<f8", b"Q": "<u8"}
+
+
+def pack(column: NDArray[Any]) -> bytes:
+    """Return a column of floats, int64 or uint64, shape (n,), as a type letter and its items."""
+    if column.dtype.kind == "u":
+        return b"Q" + column.astype("<u8").tobytes()
+    if column.dtype.kind == "f":
+        if not len(column) or np.isnan(column).all():
+            return b"0" + str(len(column)).encode()
+        letter = b"B" if column.min() >= 0.0 and column.max() <= 255.0 else b"d"
+        small = column.astype("<u1") if letter == b"B" else column
+        if letter == b"B" and np.array_equal(small, column) and not np.signbit(column).any():
+            return b"B" + small.tobytes()
+        return b"d" + column.astype("<f8").tobytes()
+    if not len(column) or (column.min() >= 0 and column.max() < 2**32):
+        small_enough = not len(column) or column.max() < 256
+        return b"B" + column.astype("<u1").tobytes() if small_enough else b"I" + column.astype("<u4").tobytes()
+    return b"q" + column.astype("<i8").tobytes()
+
+
+def floats(data: bytes) -> NDArray[np.float64]:
+    """Return a column of floats that :func:`pack` made.
+
+    Raises:
+        CheckpointError: The bytes are not such a column.
+    """
+    if data[:1] == b"0":
+        return np.full(int(data[1:]), np.nan)
+    return _items(data).astype(np.float64)
+
+
+def ints(data: bytes) -> NDArray[np.int64]:
+    """Return a column of int64 that :func:`pack` made; raises as :func:`floats`."""
+    return _items(data).astype(np.int64)
+
+
+def hashes(data: bytes) -> NDArray[np.uint64]:
+    """Return a column of uint64 that :func:`pack` made; raises as :func:`floats`."""
+    return _items(data).astype(np.uint64)
+
+
+def _items(data: bytes) -> NDArray[Any]:
+    try:
+        return np.frombuffer(data[1:], _TYPES[data[:1]])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"expected a packed column, got {len(data)} bytes of type {data[:1]!r}") from error

@@ -1,0 +1,53 @@
+"""Counts of what became of the records of one input topic."""
+
+STATUSES = (
+    "read", "accepted", "rejected", "duplicate", "late", "unmatched", "misplaced", "lost", "revised",
+)  # fmt: skip
+"""``misplaced`` and ``revised`` are marks beside ``accepted``; ``lost`` are predictions whose content retention took."""
+
+
+class Tally:
+    """Counts by status and, for rejected records, by reason."""
+
+    __slots__ = ("_taken", "_taken_reasons", "reasons", "topic", *STATUSES)
+
+    read: int
+    accepted: int
+    rejected: int
+    duplicate: int
+    late: int
+    unmatched: int
+    misplaced: int
+    lost: int
+    revised: int
+
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
+        self.restore({}, {})
+
+    def restore(self, counts: dict[str, int], reasons: dict[str, int]) -> None:
+        """Go on from these counts."""
+        for status in STATUSES:
+            setattr(self, status, counts.get(status, 0))
+        self.reasons = dict(reasons)
+        self.take()
+
+    def reject(self, reason: str) -> None:
+        """Count a rejected record."""
+        self.rejected += 1
+        self.reasons[reason] = self.reasons.get(reason, 0) + 1
+
+    def counts(self) -> dict[str, int]:
+        """Return the counts by status."""
+        return {status: getattr(self, status) for status in STATUSES}
+
+    def take(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Return what was added by status and by reason since the last time, without zeros."""
+        counts, reasons = self.counts(), dict(self.reasons)
+        before = getattr(self, "_taken", {}), getattr(self, "_taken_reasons", {})
+        self._taken, self._taken_reasons = counts, reasons
+        return _difference(counts, before[0]), _difference(reasons, before[1])
+
+
+def _difference(now: dict[str, int], before: dict[str, int]) -> dict[str, int]:
+    return {name: n - before.get(name, 0) for name, n in now.items() if n != before.get(name, 0)}

@@ -1,0 +1,31 @@
+"""What can go wrong, by whose fault it is.
+
+- StreamappError
+    - DecodeError: a message could not be read (the sender's fault)
+    - ConfigError: a setting is wrong (the operator's fault)
+    - CheckpointError: stored state cannot be used (nobody may go on silently)
+"""
+
+
+class StreamappError(Exception):
+    """Base of everything streamapp raises on purpose. Never raised itself."""
+
+
+class DecodeError(StreamappError, ValueError):
+    """A message could not be read. Skip it, count it, keep it; the stream goes on.
+
+    Attributes:
+        reason: A short closed word for counters, e.g. ``malformed``.
+    """
+
+    def __init__(self, message: str, *, reason: str = "malformed") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ConfigError(StreamappError, ValueError):
+    """A setting is wrong. Refuse to start; the message names it."""
+
+
+class CheckpointError(StreamappError):
+    """Stored state cannot be used. Park the task; never start from zero silently."""

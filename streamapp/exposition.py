@@ -1,0 +1,364 @@
+"""What Prometheus scrapes: a collector that reads the last snapshot the stream has put there.
+
+The stream swaps immutable snapshots in and never waits for a scrape. Gauges are those of the models that this process
+owns now, and vanish with the ownership. Counters belong to the process: what a model's state had counted before this
+process took it over is not counted here, and what was counted here stays when the model goes elsewhere.
+"""
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from streamapp.catalogue import FAMILIES, Family
+from streamapp.core import quantiles
+from streamapp.core.report import GroupReport, ModelReport
+from streamapp.core.settings import Settings
+
+CAP = 500
+"""Values that each label may take; the next ones become :data:`OTHER`."""
+OTHER = "other"
+
+LATENCY_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper ends of the latency buckets, seconds."""
+DELAY_BOUNDS = (0.1, 1.0, 10.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 14400.0, 43200.0, 86400.0, 259200.0, 604800.0)
+"""Upper ends of the buckets of outcome delays, seconds."""
+
+_FAMILY = {family.name: family for family in FAMILIES}
+_BOUNDS = {
+    "streamapp_prediction_latency_seconds": LATENCY_BOUNDS,
+    "streamapp_outcome_delay_seconds": DELAY_BOUNDS,
+}
+_STATUSES = {
+    "predictions": ("accepted", "rejected", "duplicate", "misplaced", "lost"),
+    "outcomes": ("accepted", "rejected", "duplicate", "late", "unmatched", "misplaced", "revised"),
+}
+_STATES = ("collecting", "insufficient", "watching")
+_SUM, _COUNT = -1, -2
+"""Parts of a summary or histogram beside its buckets."""
+
+_Labels = tuple[str, ...]
+_Key = tuple[str, _Labels, int]
+"""Family, label values, and part: :data:`_SUM`, :data:`_COUNT` or the number of a bucket; 0 for a plain counter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """All that a process shows at one moment. Whoever publishes it does not change it afterwards."""
+
+    models: tuple[ModelReport, ...] = ()
+    """Of the ``scored`` partitions owned now."""
+    events: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Events since the process began, by (topic, status); likewise the other counts."""
+    rejected: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """By (topic, reason)."""
+    signals: Mapping[_Labels, int] = field(default_factory=dict)
+    """By (model, group, kind, severity, detector)."""
+    retrain_requests: Mapping[_Labels, int] = field(default_factory=dict)
+    """By (model, group, reason)."""
+    model_updates: Mapping[_Labels, int] = field(default_factory=dict)
+    """By (model, group, status)."""
+    recoveries: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """By (role, reason)."""
+    parked: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    """Reason, a short word, by (role, partition)."""
+    pending: Mapping[int, int] = field(default_factory=dict)
+    """Pending predictions by partition, of the joiners owned now."""
+    log_time: Mapping[int, float] = field(default_factory=dict)
+    """Log time by partition, likewise."""
+    lag: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    """Records by (topic, partition)."""
+    checkpoint_age: Mapping[tuple[str, int], float] = field(default_factory=dict)
+    """Seconds by (role, partition)."""
+    checkpoint_bytes: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    """By (role, partition)."""
+    learner_progress: Mapping[str, float] = field(default_factory=dict)
+    """Log time of the newest row learned from, by model."""
+
+
+class Exposition(Collector):
+    """Turns snapshots into series.
+
+    Args:
+        settings: Of the models: teams and objectives.
+        cap: Values that each label may take.
+
+    Attributes:
+        registry: What a web server exposes; holds this collector alone.
+    """
+
+    def __init__(self, settings: Settings, *, cap: int = CAP) -> None:
+        self._settings = settings
+        self._labels = _Vocabulary(cap)
+        self._lock = threading.Lock()
+        self._snapshot = Snapshot()
+        self._counted: dict[str, dict[_Key, float]] = {}
+        """What each model's report said when it was last counted."""
+        self._totals: dict[_Key, float] = {}
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.registry.register(self)
+
+    def adopt(self, models: Iterable[ModelReport]) -> None:
+        """Hear how models stand that were taken over from a checkpoint: their counts so far are not this process's."""
+        with self._lock:
+            for model in models:
+                self._counted[model.model] = counts = _counts(model)
+                self._add(counts, counts)
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Show this from now on."""
+        with self._lock:
+            owned = {model.model for model in snapshot.models}
+            gone = [model for model in self._snapshot.models if model.model not in owned]
+            self._count(gone)
+            for model in gone:
+                self._counted.pop(model.model, None)
+            self._snapshot = snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family, with or without samples, in the order of the catalogue."""
+        with self._lock:
+            snapshot = self._snapshot
+            self._count(snapshot.models)
+            values = dict(self._totals)
+        values.update(_process_counters(snapshot))
+        families = _Families(self._labels)
+        families.counters(values)
+        _process_gauges(families, snapshot)
+        for model in snapshot.models:
+            _model_gauges(families, model, self._settings)
+        families.overflow()
+        yield from families
+
+    def _count(self, models: Iterable[ModelReport]) -> None:
+        for model in models:
+            counts = _counts(model)
+            self._add(counts, self._counted.get(model.model, {}))
+            self._counted[model.model] = counts
+
+    def _add(self, now: Mapping[_Key, float], before: Mapping[_Key, float]) -> None:
+        totals = self._totals
+        for key, value in now.items():
+            totals[key] = totals.get(key, 0.0) + max(0.0, value - before.get(key, 0.0))
+
+
+class _Vocabulary:
+    """The values that each label has had, up to a cap."""
+
+    def __init__(self, cap: int) -> None:
+        self._cap = cap
+        self._known: dict[str, set[str]] = {}
+        self._over: dict[str, set[str]] = {}
+
+    def of(self, label: str, value: str) -> str:
+        """Return the value, or :data:`OTHER` once the label has had too many."""
+        known = self._known.setdefault(label, set())
+        if value in known:
+            return value
+        if len(known) < self._cap:
+            known.add(value)
+            return value
+        over = self._over.setdefault(label, set())
+        if len(over) < 100 * self._cap:
+            over.add(value)
+        return OTHER
+
+    def overflow(self) -> dict[str, int]:
+        """Return how many values became :data:`OTHER`, by label."""
+        return {label: len(values) for label, values in self._over.items()}
+
+
+class _Families:
+    """The families of one scrape."""
+
+    def __init__(self, labels: _Vocabulary) -> None:
+        self._labels = labels
+        # The libraries' families agree on everything but the arguments of add_metric.
+        self._metrics: dict[str, Any] = {family.name: _metric(family) for family in FAMILIES}
+        self._seen: set[tuple[str, _Labels]] = set()
+
+    def __iter__(self) -> Iterator[Metric]:
+        return iter(self._metrics.values())
+
+    def gauge(self, name: str, labels: _Labels, value: float | None) -> None:
+        """Add a gauge; None is no sample. Where values of labels have overflown the first one is shown."""
+        if value is None:
+            return
+        labels = self._capped(_FAMILY[name], labels)
+        if (name, labels) not in self._seen:
+            self._seen.add((name, labels))
+            self._metrics[name].add_metric(labels, value)
+
+    def counters(self, values: Mapping[_Key, float]) -> None:
+        """Add counters, summaries and histograms; those whose labels have overflown are added up."""
+        merged: dict[tuple[str, _Labels], dict[int, float]] = {}
+        for (name, labels, part), value in values.items():
+            parts = merged.setdefault((name, self._capped(_FAMILY[name], labels)), {})
+            parts[part] = parts.get(part, 0.0) + value
+        for (name, labels), parts in merged.items():
+            metric = self._metrics[name]
+            if isinstance(metric, HistogramMetricFamily):
+                bounds = _BOUNDS[name]
+                below = np.cumsum([parts.get(bucket, 0.0) for bucket in range(len(bounds) + 1)])
+                names = [*map(str, bounds), "+Inf"]
+                buckets = list(zip(names, below.tolist(), strict=True))
+                metric.add_metric(labels, buckets, parts.get(_SUM, 0.0))
+            elif isinstance(metric, SummaryMetricFamily):
+                metric.add_metric(labels, parts.get(_COUNT, 0.0), parts.get(_SUM, 0.0))
+            else:
+                metric.add_metric(labels, parts[0])
+
+    def overflow(self) -> None:
+        """Add how many label values have overflown."""
+        for label, count in self._labels.overflow().items():
+            self._metrics["streamapp_label_overflow_total"].add_metric((label,), count)
+
+    def _capped(self, family: Family, labels: _Labels) -> _Labels:
+        return tuple(
+            self._labels.of(label, _clean(value)) if label not in _CLOSED else _clean(value)
+            for label, value in zip(family.labels, labels, strict=True)
+        )
+
+
+_CLOSED = frozenset(
+    {"topic", "status", "partition", "role", "kind", "severity", "state", "task", "bin", "metric", "loss", "version"}
+)
+"""Labels whose values are ours and few; of versions only those that answer now are shown."""
+
+
+def _clean(value: str) -> str:
+    """Return a value that can be written: lone surrogates would end the scrape."""
+    return value if value.isascii() else value.encode("utf-8", "replace").decode()
+
+
+def _metric(family: Family) -> Metric:
+    kinds: dict[str, type[Metric]] = {
+        "counter": CounterMetricFamily,
+        "gauge": GaugeMetricFamily,
+        "histogram": HistogramMetricFamily,
+        "summary": SummaryMetricFamily,
+    }
+    return kinds[family.type](family.name, family.help, labels=family.labels)  # type: ignore[call-arg]
+
+
+def _counts(model: ModelReport) -> dict[_Key, float]:
+    """Return all that only grows in a model's report."""
+    counts: dict[_Key, float] = {}
+    for group in model.groups:
+        names = (model.model, group.group)
+        counts["streamapp_predictions_total", names, 0] = group.predictions
+        counts["streamapp_outcomes_total", names, 0] = group.outcomes
+        counts["streamapp_expired_total", names, 0] = group.expired
+        _histogram(counts, "streamapp_prediction_latency_seconds", names, group.latency, group.latency_sum)
+        _histogram(counts, "streamapp_outcome_delay_seconds", names, group.delay, group.delay_sum)
+        for loss, (total, rows) in group.losses.items():
+            counts["streamapp_loss", (*names, loss), _SUM] = total
+            counts["streamapp_loss", (*names, loss), _COUNT] = rows
+        for (baseline, loss), (total, rows) in group.baseline_losses.items():
+            counts["streamapp_baseline_loss", (*names, baseline, loss), _SUM] = total
+            counts["streamapp_baseline_loss", (*names, baseline, loss), _COUNT] = rows
+        for (number, outcome), rows in group.score_bins.items():
+            counts["streamapp_score_bin_total", (*names, str(number), outcome), 0] = rows
+    return counts
+
+
+def _histogram(counts: dict[_Key, float], name: str, labels: _Labels, bins: Mapping[int, int], total: float) -> None:
+    counts[name, labels, _SUM] = total
+    for index, rows in bins.items():
+        key = (name, labels, _bucket(name, index))
+        counts[key] = counts.get(key, 0.0) + rows
+
+
+@cache
+def _bucket(name: str, index: int) -> int:
+    """Return the number of the bucket that holds a logarithmic bin; bins are 2 % wide, so ends are that exact."""
+    return int(np.searchsorted(_BOUNDS[name], quantiles.value(index), side="left"))
+
+
+def _process_counters(snapshot: Snapshot) -> dict[_Key, float]:
+    """Return counters of the process; what may be counted later is there at 0, so that no increase is missed."""
+    counts: dict[_Key, float] = {}
+
+    def put(name: str, labels: _Labels, value: float = 0) -> None:
+        counts[name, labels, 0] = value
+
+    for topic, statuses in _STATUSES.items():
+        for status in statuses:
+            put("streamapp_events_total", (topic, status))
+    for model in snapshot.models:
+        for group in model.groups:
+            names = (model.model, group.group)
+            for detector in group.detectors:
+                put("streamapp_signals_total", (*names, "drift", "warn", detector.name))
+            put("streamapp_signals_total", (*names, "drift", "act", "policy"))
+            put("streamapp_retrain_requests_total", (*names, "drift"))
+    for (topic, status), count in snapshot.events.items():
+        if status != "read":
+            put("streamapp_events_total", (topic, status), count)
+    for name, counted in (
+        ("streamapp_rejected_total", snapshot.rejected),
+        ("streamapp_signals_total", snapshot.signals),
+        ("streamapp_retrain_requests_total", snapshot.retrain_requests),
+        ("streamapp_model_updates_total", snapshot.model_updates),
+        ("streamapp_recoveries_total", snapshot.recoveries),
+    ):
+        for labels, count in counted.items():
+            put(name, labels, count)
+    return counts
+
+
+def _process_gauges(families: _Families, snapshot: Snapshot) -> None:
+    for partition, pending in snapshot.pending.items():
+        families.gauge("streamapp_pending_predictions", (str(partition),), pending)
+    for partition, at in snapshot.log_time.items():
+        families.gauge("streamapp_log_time_seconds", (str(partition),), at)
+    for (topic, partition), records in snapshot.lag.items():
+        families.gauge("streamapp_consumer_lag_records", (topic, str(partition)), records)
+    for (role, partition), age in snapshot.checkpoint_age.items():
+        families.gauge("streamapp_checkpoint_age_seconds", (role, str(partition)), age)
+    for (role, partition), size in snapshot.checkpoint_bytes.items():
+        families.gauge("streamapp_checkpoint_bytes", (role, str(partition)), size)
+    for (role, partition), reason in snapshot.parked.items():
+        families.gauge("streamapp_parked", (role, str(partition), reason), 1)
+    for model, at in snapshot.learner_progress.items():
+        families.gauge("streamapp_learner_progress_timestamp_seconds", (model,), at)
+
+
+def _model_gauges(families: _Families, model: ModelReport, settings: Settings) -> None:
+    name, chosen = model.model, settings.of(model.model)
+    families.gauge("streamapp_model_info", (name, model.task or "", chosen.team), 1)
+    families.gauge("streamapp_latency_slo_seconds", (name,), chosen.latency_slo)
+    deadlines = [group.retrain_deadline for group in model.groups if group.retrain_deadline is not None]
+    families.gauge("streamapp_retrain_deadline_timestamp_seconds", (name,), min(deadlines, default=None))
+    for group in model.groups:
+        _group_gauges(families, name, group)
+
+
+def _group_gauges(families: _Families, model: str, group: GroupReport) -> None:
+    names = (model, group.group)
+    families.gauge("streamapp_window_samples", names, group.window_rows)
+    families.gauge("streamapp_updated_timestamp_seconds", names, group.updated)
+    if group.version is not None:
+        families.gauge("streamapp_model_updated_timestamp_seconds", (model, group.version), group.version_since)
+    for metric, value in group.window_metrics.items():
+        families.gauge("streamapp_metric", (*names, metric), value)
+    for baseline, value in group.skill.items():
+        families.gauge("streamapp_skill_ratio", (*names, baseline), value)
+    for detector in group.detectors:
+        labels = (*names, detector.name)
+        families.gauge("streamapp_drift_score", labels, detector.score)
+        families.gauge("streamapp_drift_threshold", labels, detector.threshold)
+        for state in _STATES:
+            families.gauge("streamapp_detector_state", (*labels, state), float(detector.state == state))

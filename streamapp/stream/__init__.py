@@ -1,0 +1,1 @@
+"""Kafka and Faust: the thin shell around the core."""

@@ -1,0 +1,137 @@
+"""The Faust app around the runtime."""
+
+import asyncio
+import logging
+import logging.config
+import os
+import signal
+from typing import Any
+
+import faust
+from mode.utils.objects import cached_property
+
+from streamapp.config import ROLES, ProcessConfig, Role
+from streamapp.core.settings import Settings
+from streamapp.errors import StreamappError
+from streamapp.stream.logs import logging_config
+from streamapp.stream.preflight import group_of, ready_to_start
+from streamapp.stream.runtime import Runtime
+from streamapp.stream.transport import Transport
+from streamapp.stream.view import View
+from streamapp.stream.worker import USER_FAULT
+
+logger = logging.getLogger(__name__)
+
+BUFFERED_BATCHES = 8
+"""Fetch batches of one topic that wait for its agent before fetching pauses."""
+GROUP_COMMIT_INTERVAL = 5.0
+VIEW_INTERVAL = 1.0
+SUPERVISED = "STREAMAPP_SUPERVISED"
+"""Set for processes that end when the process that started them has gone."""
+
+
+class App(faust.App):  # type: ignore[misc]
+    """Faust's app, with our transport, our start and our way of ending.
+
+    Args:
+        config: Of the process.
+        settings: Of the models.
+        roles: Which tasks this process may own.
+    """
+
+    logger = logging.getLogger("faust.app")  # for what Faust says; ours is below
+
+    def __init__(self, config: ProcessConfig, settings: Settings, roles: tuple[Role, ...] = ROLES) -> None:
+        session = config.session_timeout
+        super().__init__(
+            group_of(config, roles),
+            broker=[f"kafka://{address}" for address in config.broker.split(",")],
+            datadir=str(config.data),
+            value_serializer="raw",
+            key_serializer="raw",
+            processing_guarantee="at_least_once",  # Faust's own; ours are the tasks' transactions
+            table_standby_replicas=1,  # keeps Faust's assignor, which co-assigns predictions and outcomes
+            topic_disable_leader=True,
+            topic_allow_declare=False,
+            consumer_auto_offset_reset="earliest",  # unused: our consumer never resets
+            producer_threaded=False,
+            stream_wait_empty=False,
+            stream_buffer_maxsize=BUFFERED_BATCHES,
+            stream_recovery_delay=0.0,
+            broker_session_timeout=session,
+            broker_heartbeat_interval=session / 3,
+            broker_request_timeout=max(40.0, session),
+            broker_rebalance_timeout=max(60.0, session),
+            web_enabled=False,
+            worker_redirect_stdouts=False,
+        )
+        self.config = config
+        self.runtime = Runtime(config, settings, roles)
+        self.view = View(self.runtime)
+        self.roles = roles
+        self._parent = os.getppid() if os.environ.get(SUPERVISED) else None
+        self.on_partitions_revoked.connect(self._revoked)
+        self.on_rebalance_complete.connect(self._assigned)
+
+    def _new_transport(self) -> Any:
+        transport = Transport(self.conf.broker_consumer, self)
+        transport.config = self.config
+        transport.positions = self.runtime.positions
+        transport.sought = self.runtime.sought
+        transport.failed = self.runtime.failed
+        return transport
+
+    @cached_property
+    def transport(self) -> Any:  # type: ignore[override]
+        """Our transport, whatever the broker's URL says."""
+        return self._new_transport()
+
+    async def on_first_start(self) -> None:
+        """Show ourselves, and wait until broker and topics are there."""
+        # Here, since Faust's command line has its own idea of it.
+        logging.config.dictConfig(logging_config(self.config.log_level, self.config.log_format))
+        await super().on_first_start()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # Faust stops without telling anybody what becomes of the partitions.
+            loop.add_signal_handler(number, self.runtime.stop)
+        try:
+            self.view.start()
+            await ready_to_start(self.config, self.roles, self.view.waits_for)
+        except StreamappError as error:
+            logger.error("%s", error)
+            logging.shutdown()
+            os._exit(USER_FAULT)
+        self.view.waits_for("partitions to be assigned")
+
+    async def on_start(self) -> None:
+        """Begin to commit."""
+        await super().on_start()
+        self.runtime.attach(self.consumer)
+        self.add_future(self.runtime.run())
+        self.add_future(self._repeat(VIEW_INTERVAL, self.view.refresh))
+        self.add_future(self._repeat(VIEW_INTERVAL, self._notice_parent))
+        self.add_future(self._repeat(GROUP_COMMIT_INTERVAL, self._commit_group))
+
+    async def _repeat(self, seconds: float, work: Any) -> None:
+        while not self.should_stop:
+            await self.sleep(seconds)
+            await work()
+
+    async def _notice_parent(self) -> None:
+        if self._parent is not None and os.getppid() != self._parent:
+            logger.error("whoever started this worker has gone")
+            self.runtime.stop()
+
+    async def _commit_group(self) -> None:
+        try:
+            await self.runtime.commit_group()
+        except Exception as error:  # nothing relies on it
+            logger.debug("group positions not committed: %r", error)
+
+    async def _revoked(self, *_: Any, **__: Any) -> None:
+        await self.runtime.revoke()
+
+    async def _assigned(self, *_: Any, **__: Any) -> None:
+        await self.runtime.assign(self.consumer.assignment())
+        await self.view.refresh()

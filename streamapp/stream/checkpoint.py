@@ -1,0 +1,159 @@
+"""A task's checkpoint: one partition of a compacted topic, written only inside the task's transactions.
+
+Since one fenced writer writes it, the newest committed value of each key is one consistent state. The key ``input``
+says what of the inputs that state has applied, and by what their logs can be recognised.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from faust.types import TP
+from msgspec import Struct
+
+from streamapp.errors import CheckpointError
+from streamapp.stream.producer import Record
+from streamapp.stream.reader import Reader
+from streamapp.stream.transport import Batch
+
+FORMAT = 1
+INPUT = b"input"
+MAX_VALUE = 900_000
+"""Bytes; the broker refuses a record of more than a megabyte."""
+
+
+class InputMark(Struct, frozen=True):
+    """How far one input has been applied, and the record that was applied last."""
+
+    position: int
+    last: int = -1
+    """Offset of the last record applied, -1 for none."""
+    digest: int = 0
+    """CRC-32 of its key, value and timestamp."""
+
+    def moved(self, batch: Batch) -> "InputMark":
+        """Return the mark after a batch."""
+        if not batch.records:
+            return InputMark(batch.end, self.last, self.digest)
+        record = batch.records[-1]
+        return InputMark(batch.end, record.offset, digest(record))
+
+
+    def at(self, position: int) -> "InputMark":
+        """Return the mark with another position."""
+        return InputMark(position, self.last, self.digest)
+
+
+class _Inputs(Struct):
+    format: int
+    inputs: dict[str, InputMark]
+
+
+class Checkpoint:
+    """The checkpoint of one task.
+
+    Args:
+        topic: Full name of the checkpoint topic of the task's role.
+        partition: The task's.
+    """
+
+    def __init__(self, topic: str, partition: int) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.bytes = 0
+        """Size of all current values, as far as this process has read or written them."""
+        self._sizes: dict[bytes, int] = {}
+        self._inputs: _Inputs | None = None
+
+    async def load(self, reader: Reader) -> dict[bytes, bytes] | None:
+        """Return the core's entries; None if the task has never committed.
+
+        Raises:
+            CheckpointError: there are entries but not the one that says what they hold.
+        """
+        entries: dict[bytes, bytes] = {}
+        async for records, _ in reader.read(self.topic, self.partition):
+            for record in records:
+                if record.value is None:
+                    entries.pop(record.key, None)
+                else:
+                    entries[record.key] = record.value
+        self._sizes = {key: len(value) for key, value in entries.items()}
+        self.bytes = sum(self._sizes.values())
+        inputs = entries.pop(INPUT, None)
+        if inputs is None:
+            if entries:
+                raise CheckpointError(f"{self}: the key 'input' is missing beside {len(entries)} others: it is damaged")
+            return None
+        try:
+            self._inputs = msgspec.msgpack.decode(inputs, type=_Inputs)
+        except msgspec.DecodeError as error:
+            raise CheckpointError(f"{self}: the key 'input' cannot be read ({error}): it is damaged") from error
+        if self._inputs.format != FORMAT:
+            raise CheckpointError(
+                f"{self}: format {self._inputs.format}, but this version reads {FORMAT}: run the version that wrote it"
+            )
+        return entries
+
+    async def verify(self, reader: Reader, inputs: Sequence[TP]) -> dict[TP, InputMark]:
+        """Return the marks, having made sure that the inputs are still the logs that they were made from.
+
+        Raises:
+            CheckpointError: an input is not the log it was: made anew, truncated, or another set of partitions.
+        """
+        assert self._inputs is not None
+        marks = {}
+        for tp in inputs:
+            mark = self._inputs.inputs.get(tp.topic)
+            if mark is None:
+                raise CheckpointError(f"{self}: it has no position for {tp.topic}: it was written for other topics")
+            await self._verify_log(reader, tp, mark)
+            marks[tp] = mark
+        return marks
+
+    async def _verify_log(self, reader: Reader, tp: TP, mark: InputMark) -> None:
+        way_out = f"restore the topic, or delete {self.topic} and the group's offsets to begin at the log's start"
+        name = f"{tp.topic}[{tp.partition}]"
+        start = await reader.beginning(tp.topic, tp.partition)
+        if start > mark.position:
+            raise CheckpointError(
+                f"{self}: position {mark.position} of {name} is gone, the log now starts at {start}: retention overtook"
+                f" the task, or the topic was made anew; {way_out}"
+            )
+        if mark.last < start:
+            return  # nothing left to recognise the log by, or nothing applied yet
+        async for records, _ in reader.read(tp.topic, tp.partition, mark.last, mark.last + 1):
+            if records and records[0].offset == mark.last and digest(records[0]) == mark.digest:
+                return
+        raise CheckpointError(
+            f"{self}: offset {mark.last} of {name} is not the record that was applied: the topic was made anew;"
+            f" {way_out}"
+        )
+
+    def records(self, entries: Mapping[bytes, bytes | None], marks: Mapping[TP, InputMark]) -> list[Record]:
+        """Return the records that store changed entries (None: removed) together with the marks."""
+        values: dict[bytes, bytes | None] = dict(entries)
+        values[INPUT] = msgspec.msgpack.encode(_Inputs(FORMAT, {tp.topic: mark for tp, mark in marks.items()}))
+        for key, value in values.items():
+            size = len(value) if value is not None else 0
+            if size > MAX_VALUE:
+                raise CheckpointError(f"{self}: the value of {key!r} has {size} bytes; {MAX_VALUE} is the most")
+            self.bytes += size - self._sizes.get(key, 0)
+            self._sizes[key] = size
+            if value is None:
+                del self._sizes[key]
+        return [
+            Record(topic=self.topic, partition=self.partition, key=key, value=value) for key, value in values.items()
+        ]
+
+    def __str__(self) -> str:
+        """Return where it lies."""
+        return f"checkpoint {self.topic}[{self.partition}]"
+
+
+def digest(record: Any) -> int:
+    """Return a CRC-32 by which a record can be recognised."""
+    crc = zlib.crc32(record.key or b"")
+    crc = zlib.crc32(record.value or b"", crc)
+    return zlib.crc32(str(record.timestamp).encode(), crc)

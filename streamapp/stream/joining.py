@@ -1,0 +1,220 @@
+"""The joiner's task: two inputs read in step, one core, ``scored`` and dead letters out."""
+
+from collections import deque
+from collections.abc import Mapping
+from time import monotonic
+from typing import Any
+
+from faust.types import TP
+
+from streamapp.core.events import Tick
+from streamapp.core.hashing import murmur2
+from streamapp.core.join import InputBatch, Joiner
+from streamapp.stream.codec import decode_outcomes, decode_predictions, encode_scored, split
+from streamapp.stream.dead_letters import dead_letter
+from streamapp.stream.producer import Acknowledged, Record
+from streamapp.stream.reader import Reader
+from streamapp.stream.task import Misaligned, Surroundings, Task
+from streamapp.stream.transport import Batch
+
+SLACK = 20.0
+"""Seconds of log time by which one input may run ahead of the other without being held back."""
+HELD = 2
+"""Batches of one input that are held back before its fetching pauses."""
+TICK_INTERVAL = 1.0
+PROOF_MARGIN = 1.0
+"""Seconds by which the clocks of two brokers may differ."""
+MESSAGE_BYTES = 512 * 1024
+FULL_ROWS = 50_000
+
+
+class JoinerTask(Task):
+    """Joins the predictions and outcomes of one partition number."""
+
+    role = "joiner"
+
+    def __init__(self, partition: int, around: Surroundings) -> None:
+        super().__init__(partition, around, (around.topics.predictions, around.topics.outcomes))
+        self.predictions, self.outcomes = self.inputs
+        self.joiner: Joiner
+        self._held: dict[TP, deque[Batch]] = {tp: deque() for tp in self.inputs}
+        self._rows = 0
+        self._ticked = 0.0
+        self._tick: float | None = None
+        self._broker: Acknowledged | None = None
+
+    async def restore(self, reader: Reader, entries: Mapping[bytes, bytes]) -> None:
+        """Rebuild the joiner: its checkpoint says which offsets are pending, the topics hold what they are."""
+        config, settings = self.around.config, self.around.settings
+        if not entries:
+            self.joiner = Joiner(self.partition, settings, partitions=config.partitions)
+            return
+        self.joiner = Joiner.restore(
+            self.partition, settings, entries, partitions=config.partitions, allow_lost=config.allow_lost
+        )
+        for tp, base, applied, reread, decode in (
+            (
+                self.predictions,
+                self.joiner.predictions_base,
+                self.joiner.predictions_applied,
+                self.joiner.reread_predictions,
+                decode_predictions,
+            ),
+            (
+                self.outcomes,
+                self.joiner.outcomes_base,
+                self.joiner.outcomes_applied,
+                self.joiner.reread_outcomes,
+                decode_outcomes,
+            ),
+        ):
+            start = max(base, await reader.beginning(tp.topic, tp.partition))
+            if start < applied:
+                async for records, _ in reader.read(tp.topic, tp.partition, start, applied):
+                    if records:
+                        reread(input_batch(records, decode))
+        self.joiner.restored()
+
+    async def handle(self, batch: Batch) -> None:
+        """Take one fetched batch, and apply what is now in order."""
+        held = self._held[batch.tp]
+        expected = held[-1].end if held else self.position(batch.tp)
+        if batch.start != expected:
+            held.clear()
+            raise Misaligned(batch.tp, self.position(batch.tp))
+        held.append(batch)
+        self.pump()
+
+    def pump(self) -> None:
+        """Apply held batches in log-time order, as far as neither input runs away from the other."""
+        while not self.full and (batch := self._next()) is not None:
+            self._held[batch.tp].popleft()
+            self.apply(batch)
+
+    def _next(self) -> Batch | None:
+        first, second = (self._held[tp] for tp in self.inputs)
+        if first and second:
+            return first[0] if _head(first[0]) <= _head(second[0]) else second[0]
+        if not first and not second:
+            return None
+        held, other = (first, self.outcomes) if first else (second, self.predictions)
+        batch = held[0]
+        # Of the other input nothing is at hand. It may lag, or it may have ended.
+        proof = self.around.end_proof(other)
+        ended = proof is not None and proof.offset == self.position(other)
+        behind = self._log_time(other)
+        if ended or (behind is not None and _head(batch) <= behind + SLACK):
+            return batch
+        return None
+
+    def _log_time(self, tp: TP) -> float | None:
+        return self.joiner.predictions_log_time if tp == self.predictions else self.joiner.outcomes_log_time
+
+    def paused(self) -> set[TP]:
+        """Return the inputs of which enough is held back."""
+        return {tp for tp, held in self._held.items() if len(held) >= HELD}
+
+    def digest(self, batch: Batch) -> None:
+        """Decode and join a batch."""
+        if batch.tp == self.predictions:
+            self.joiner.predictions(input_batch(batch.records, decode_predictions))
+        else:
+            self.joiner.outcomes(input_batch(batch.records, decode_outcomes))
+        self._rows += len(batch.records)
+
+    def advance(self) -> None:
+        """Let log time pass for what is proven to be at its end, and apply what is now in order.
+
+        The proof: a fetch that was asked for after the broker had stamped our last tick found nothing behind our
+        position. So everything that the broker had stamped before that tick has been applied.
+        """
+        self.pump()
+        broker = self._broker
+        if broker is None or broker.timestamp is None:
+            return
+        times: dict[str, float] = {}
+        for name, tp in (("predictions", self.predictions), ("outcomes", self.outcomes)):
+            proof = self.around.end_proof(tp)
+            if (
+                proof is not None
+                and proof.requested > broker.received
+                and proof.offset == self.position(tp)
+                and not self._held[tp]
+            ):
+                times[name] = broker.timestamp - PROOF_MARGIN
+        if times:
+            self.joiner.advance(**times)
+            self._broker = None  # used up: the next tick brings a newer time
+            self._dirty = True
+
+    @property
+    def wants_commit(self) -> bool:
+        """Whether anything was applied, or a tick is due."""
+        return self._dirty or monotonic() - self._ticked >= TICK_INTERVAL
+
+    @property
+    def full(self) -> bool:
+        """Whether so many rows wait for a commit that no more should be applied."""
+        return self._rows >= FULL_ROWS
+
+    def outcome(self) -> tuple[list[Record], Mapping[bytes, bytes | None]]:
+        """Return scored messages, dead letters and ticks, and the joiner's changed state."""
+        topics, config = self.around.topics, self.around.config
+        output = self.joiner.take()
+        self._rows = 0
+        records = []
+        messages: list[Any] = [*output.arrivals]
+        for batch in output.rows:
+            messages.extend(split(batch, MESSAGE_BYTES))
+        for message in messages:
+            key = message.model.encode()
+            partition = int(murmur2([key])[0] & 0x7FFFFFFF) % config.scored_partitions
+            records.append(Record(topic=topics.scored, partition=partition, key=key, value=encode_scored(message)))
+        records.extend(dead_letter(topics, letter) for letter in output.dead_letters)
+        for status_key, count in output.counts.items():
+            self.counters.add("events", status_key, count)
+        for reason_key, count in output.rejected.items():
+            self.counters.add("rejected", reason_key, count)
+        records.extend(self._ticks())
+        return records, output.state
+
+    def _ticks(self) -> list[Record]:
+        """Return a word on our progress to every monitor, about once a second."""
+        now = monotonic()
+        if now - self._ticked < TICK_INTERVAL:
+            return []
+        self._ticked = now
+        log_time = self.joiner.log_time
+        # Sent even where nothing is known yet: its acknowledgement tells the broker's time.
+        tick = encode_scored(Tick(partition=self.partition, log_time=log_time if log_time is not None else 0.0))
+        topic = self.around.topics.scored
+        return [Record(topic=topic, partition=q, key=None, value=tick) for q in range(self.around.config.scored_partitions)]
+
+    def acknowledged(self, answer: Acknowledged) -> None:
+        """Hear of a commit, and with it the broker's time."""
+        super().acknowledged(answer)
+        if not self.around.config.transactions:
+            answer = Acknowledged(self.around.clock(), answer.received)
+        if answer.timestamp is not None:
+            self._broker = answer
+
+    def clear(self) -> None:
+        """Forget held batches."""
+        for held in self._held.values():
+            held.clear()
+
+
+def _head(batch: Batch) -> float:
+    return batch.records[0].timestamp / 1000 if batch.records else float("-inf")
+
+
+def input_batch(records: list[Any], decode: Any) -> InputBatch:
+    """Return aiokafka's records as the joiner takes them."""
+    values = [record.value for record in records]
+    return InputBatch(
+        offsets=[record.offset for record in records],
+        timestamps=[record.timestamp / 1000 for record in records],
+        keys=[record.key for record in records],
+        values=values,
+        events=decode(values),
+    )

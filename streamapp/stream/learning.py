@@ -1,0 +1,229 @@
+"""The learner's task: ``retrain`` in, ``model-updates`` and artifacts out.
+
+Each request is worked on by a job of its own, which reads the stretch of ``scored`` that the request names with a
+consumer of its own. What a job finds is a function of the request and of ``scored``; so a job that a crash cut off is
+simply begun again. The task's position is the oldest request that is not finished.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from streamapp.artifacts import ArtifactStore
+from streamapp.core.events import Artifact, DeadLetter, ModelUpdate, RetrainRequest, ScoredBatch, UpdateMetrics
+from streamapp.core.learner import Learner, LearnResult
+from streamapp.errors import DecodeError
+from streamapp.stream.checkpoint import InputMark
+from streamapp.stream.cloudevents import cloud_event
+from streamapp.stream.codec import decode_retrain, decode_scored
+from streamapp.stream.dead_letters import dead_letter
+from streamapp.stream.producer import Record
+from streamapp.stream.reader import Reader
+from streamapp.stream.recent import Recent
+from streamapp.stream.task import Surroundings, Task
+from streamapp.stream.transport import Batch
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 5.0
+"""Between two attempts to store an artifact."""
+KEPT_DONE = b"done"
+
+Key = tuple[str, str]
+
+
+class Learned(Struct, frozen=True):
+    """The newest accepted model of one model and group."""
+
+    version: str
+    count: int
+    artifact: Artifact
+
+
+class LearnerTask(Task):
+    """Works off the retrain requests of one partition."""
+
+    role = "learner"
+
+    def __init__(self, partition: int, around: Surroundings) -> None:
+        super().__init__(partition, around, (around.topics.retrain,))
+        self.store = ArtifactStore(around.config.artifacts_url)
+        self.failure: BaseException | None = None
+        """What ended a job that should not have ended."""
+        self.last_learned: dict[str, float] = {}
+        """By model: log time of the newest scored message that a job has learned from."""
+        self.updates = Recent("model-updates")
+        self._learned: dict[Key, Learned] = {}
+        self._changed: set[Key] = set()
+        self._done: set[int] = set()
+        self._outputs: list[Record] = []
+        self._jobs: dict[int, asyncio.Task[None]] = {}
+        self._order: dict[Key, asyncio.Lock] = {}
+
+    async def restore(self, reader: Reader, entries: Mapping[bytes, bytes]) -> None:
+        """Remember what was learned; requests that were not finished come again."""
+        for key, value in self.updates.restore(entries).items():
+            if key == KEPT_DONE:
+                self._done = set(msgspec.msgpack.decode(value, type=list[int]))
+            else:
+                model, group = msgspec.msgpack.decode(key, type=Key)
+                self._learned[model, group] = msgspec.msgpack.decode(value, type=Learned)
+
+    def digest(self, batch: Batch) -> None:
+        """Begin a job for each request."""
+        for record in batch.records:
+            if record.offset in self._done or record.offset in self._jobs:
+                continue
+            try:
+                request = decode_retrain(record.value if record.value is not None else b"")
+            except DecodeError as error:
+                self._refuse(record, error)
+                continue
+            job = asyncio.create_task(self._run(record.offset, request), name=f"learn {request.model}")
+            self._jobs[record.offset] = job
+
+    def _refuse(self, record: Any, error: DecodeError) -> None:
+        self.counters.add("rejected", ("retrain", error.reason))
+        letter = DeadLetter(
+            topic="retrain",
+            partition=self.partition,
+            offset=record.offset,
+            key=record.key,
+            value=record.value,
+            reason=error.reason,
+            error=str(error),
+        )
+        self._outputs.append(dead_letter(self.around.topics, letter))
+        self._done.add(record.offset)
+
+    async def _run(self, offset: int, request: RetrainRequest) -> None:
+        try:
+            # Requests of one group build on each other's models.
+            async with self._order.setdefault((request.model, request.group), asyncio.Lock()):
+                await self._work(request)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self.failure = error
+            return
+        self._done.add(offset)
+        self._jobs.pop(offset, None)
+        self._dirty = True
+
+    async def _work(self, request: RetrainRequest) -> None:
+        key = (request.model, request.group)
+        parent = self._learned.get(key)
+        count = parent.count + 1 if parent else 1
+        version = f"learned-{count}"
+        logger.info("%s: learning %s/%s on request %s", self, request.model, request.group, request.id)
+        learner = Learner(
+            request,
+            self.around.settings.of(request.model),
+            parent=await asyncio.to_thread(self.store.get, parent.artifact) if parent else None,
+            parent_version=parent.version if parent else None,
+            version=version,
+            seed=int.from_bytes(request.id.encode()[:4], "big"),
+        )
+        at = await self._feed(learner, request)
+        result = learner.result()
+        logger.info(
+            "%s: %s/%s %s %s after %d rows (loss %s against %s): %s",
+            self,
+            request.model,
+            request.group,
+            version,
+            result.status,
+            result.rows_learned,
+            result.candidate,
+            result.incumbent,
+            result.reason,
+        )
+        artifact = await self._stored(request, version, result)
+        if artifact is not None:
+            self._learned[key] = Learned(version, count, artifact)
+            self._changed.add(key)
+        update = ModelUpdate(
+            id=f"{request.id}-update",
+            model=request.model,
+            group=request.group,
+            version=version,
+            parent=parent.version if parent else None,
+            request=request.id,
+            status=result.status,
+            at=at,
+            rows_learned=result.rows_learned,
+            metrics=UpdateMetrics(incumbent=result.incumbent, candidate=result.candidate),
+            artifact=artifact,
+        )
+        self.counters.add("updates", (request.model, request.group, result.status))
+        self.updates.add(request.model, update)
+        self._outputs.append(cloud_event(self.around.topics.model_updates, request.model, "model-update", update, at))
+
+    async def _feed(self, learner: Learner, request: RetrainRequest) -> float:
+        """Give the learner its rows until it is done; return the log time at which it was."""
+        topic, partition = self.around.topics.scored, request.scored.partition
+        at = request.at
+        async with Reader(self.around.config) as reader:
+            # What retention has removed cannot be learned any more.
+            start = max(request.scored.from_, await reader.beginning(topic, partition))
+            async for records, _ in reader.read(topic, partition, start, follow=True):
+                for record in records:
+                    at = record.timestamp / 1000
+                    try:
+                        message = decode_scored(record.value if record.value is not None else b"")
+                    except DecodeError:
+                        continue  # the monitor keeps it as a dead letter
+                    if isinstance(message, ScoredBatch) and message.model == request.model:
+                        # River's learning is slow beside everything else here: off the loop.
+                        await asyncio.to_thread(learner.feed, message, record.offset)
+                        self.last_learned[request.model] = at
+                    learner.advance(at)
+                    if learner.done:
+                        return at
+        return at
+
+    async def _stored(self, request: RetrainRequest, version: str, result: LearnResult) -> Artifact | None:
+        if result.model is None:
+            return None
+        name = f"{request.model}/{request.group}/{version}"
+        while True:
+            try:
+                return await asyncio.to_thread(self.store.put, name, result.model)
+            except OSError as error:
+                logger.warning("%s: cannot store %s (%s): trying again in %g s", self, name, error, RETRY_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
+
+    def outcome(self) -> tuple[list[Record], Mapping[bytes, bytes | None]]:
+        """Return model updates, what was learned, and which requests are finished out of order."""
+        outputs, self._outputs = self._outputs, []
+        changed, self._changed = self._changed, set()
+        position = self.stored_marks()[self.inputs[0]].position
+        self._done = {offset for offset in self._done if offset >= position}
+        entries: dict[bytes, bytes | None] = {
+            msgspec.msgpack.encode(key): msgspec.msgpack.encode(self._learned[key]) for key in changed
+        }
+        entries[KEPT_DONE] = msgspec.msgpack.encode(sorted(self._done))
+        return outputs, {**entries, **self.updates.take()}
+
+    def stored_marks(self) -> Mapping[Any, InputMark]:
+        """Return the position of the oldest request that is still being worked on."""
+        (tp,) = self.inputs
+        mark = self.marks[tp]
+        return {tp: mark.at(min([mark.position, *self._jobs]))}
+
+    @property
+    def learning(self) -> int:
+        """Number of requests being worked on."""
+        return len(self._jobs)
+
+    async def close(self) -> None:
+        """Stop the jobs; whoever owns the task next begins them again."""
+        jobs = list(self._jobs.values())
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+        await super().close()

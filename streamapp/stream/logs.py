@@ -1,0 +1,55 @@
+"""How the worker logs: one line of text, or one JSON object."""
+
+import json
+import logging
+import logging.config
+from typing import Any
+
+QUIET = {
+    "aiokafka": "ERROR",
+    "faust": "WARNING",
+    "mode": "WARNING",
+    "kafka": "ERROR",
+    "asyncio": "WARNING",
+}
+"""Libraries whose chatter is of no use to an operator, unless everything is wanted."""
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as JSON."""
+        entry: dict[str, Any] = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["error"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False)
+
+
+def logging_config(level: str, style: str) -> dict[str, Any]:
+    """Return the configuration for :func:`logging.config.dictConfig`.
+
+    Args:
+        level: Least severity of our own lines.
+        style: ``text`` or ``json``.
+    """
+    quiet = {} if level == "DEBUG" else {name: {"level": least} for name, least in QUIET.items()}
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "text": {"format": "%(asctime)s %(levelname)-7s %(message)s"},
+            "json": {"()": JsonFormatter},
+        },
+        "handlers": {
+            # Faust replaces sys.stderr by a proxy that logs.
+            "stderr": {"class": "logging.StreamHandler", "formatter": style, "stream": "ext://sys.__stderr__"},
+        },
+        "root": {"level": level, "handlers": ["stderr"]},
+        "loggers": quiet,
+    }

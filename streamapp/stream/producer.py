@@ -1,0 +1,190 @@
+"""One task's way out: everything that follows from its input, in one transaction, or not at all."""
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Protocol, TypeVar
+
+import aiokafka
+from aiokafka.errors import KafkaError, ProducerFenced
+
+from streamapp.config import ProcessConfig
+from streamapp.errors import StreamappError
+
+TRANSACTION_TIMEOUT_MS = 6_000
+"""A task that dies inside a transaction holds readers back for this long, and the broker's sweep."""
+START_DEADLINE = 30.0
+COMMIT_DEADLINE = 10.0
+STOP_DEADLINE = 3.0
+"""Seconds. aiokafka has no deadlines of its own for these; a commit was seen to hang for ever."""
+
+_T = TypeVar("_T")
+
+
+class CommitFailed(StreamappError):
+    """Nothing that was sent may be relied on. Throw the task's memory away and restore it."""
+
+
+class Fenced(CommitFailed):
+    """Another worker has taken this task over. Nothing that we write is seen any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One record to be sent."""
+
+    topic: str
+    partition: int | None
+    """None: chosen by the key, as every Kafka client does."""
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """The broker's word on the last record of a commit."""
+
+    timestamp: float | None
+    """The broker's own time, in seconds, where the topic carries it (``LogAppendTime``)."""
+    received: float
+    """Monotonic time at which the answer was here."""
+
+
+class Producer(Protocol):
+    """How a task writes."""
+
+    async def start(self) -> None:
+        """Take the task over: from here on nobody before us can land anything."""
+
+    async def commit(self, records: Sequence[Record]) -> Acknowledged:
+        """Make the records visible together, the last one's answer returned.
+
+        Raises:
+            CommitFailed: it is not known that they are.
+        """
+
+    async def stop(self) -> None:
+        """Leave, within a deadline."""
+
+
+class TransactionalProducer:
+    """A producer whose transactional id is the task's, so that a newer owner fences it.
+
+    Args:
+        config: How to reach the broker.
+        transactional_id: The same for every worker that ever owns the task.
+    """
+
+    def __init__(self, config: ProcessConfig, transactional_id: str) -> None:
+        self.transactional_id = transactional_id
+        self._producer = aiokafka.AIOKafkaProducer(
+            bootstrap_servers=config.broker,
+            client_id=transactional_id,
+            transactional_id=transactional_id,
+            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            acks="all",
+            max_batch_size=1 << 19,
+            request_timeout_ms=int(COMMIT_DEADLINE * 1000),
+            **config.security(),
+        )
+
+    async def start(self) -> None:
+        """Take the task over: the broker aborts what a former owner had open, and refuses it from then on."""
+        try:
+            await _within(START_DEADLINE, self._producer.start(), f"{self.transactional_id}: start")
+        except KafkaError as error:
+            raise _failure(self.transactional_id, error) from error
+
+    async def commit(self, records: Sequence[Record]) -> Acknowledged:
+        """Send all records in one transaction and commit it."""
+        return await _within(COMMIT_DEADLINE, self._commit(records), f"{self.transactional_id}: commit")
+
+    async def _commit(self, records: Sequence[Record]) -> Acknowledged:
+        try:
+            await self._producer.begin_transaction()
+            acknowledged = await _send(self._producer, records)
+            await self._producer.commit_transaction()
+        except KafkaError as error:
+            raise _failure(self.transactional_id, error) from error
+        return acknowledged
+
+    async def stop(self) -> None:
+        """Close the connections. A transaction that is open stays so until the broker aborts it."""
+        await _stop(self._producer)
+
+
+class PlainProducer:
+    """The same without transactions, for brokers that have none: it promises nothing.
+
+    Args:
+        config: How to reach the broker.
+        client_id: Name shown to the broker.
+    """
+
+    def __init__(self, config: ProcessConfig, client_id: str) -> None:
+        self._name = client_id
+        self._producer = aiokafka.AIOKafkaProducer(
+            bootstrap_servers=config.broker,
+            client_id=client_id,
+            acks="all",
+            max_batch_size=1 << 19,
+            request_timeout_ms=int(COMMIT_DEADLINE * 1000),
+            **config.security(),
+        )
+
+    async def start(self) -> None:
+        """Connect. A former owner is not fenced."""
+        await _within(START_DEADLINE, self._producer.start(), f"{self._name}: start")
+
+    async def commit(self, records: Sequence[Record]) -> Acknowledged:
+        """Send all records and wait until each is acknowledged."""
+        try:
+            return await _within(COMMIT_DEADLINE, _send(self._producer, records), f"{self._name}: send")
+        except KafkaError as error:
+            raise _failure(self._name, error) from error
+
+    async def stop(self) -> None:
+        """Close the connections."""
+        await _stop(self._producer)
+
+
+def producer(config: ProcessConfig, role: str, partition: int) -> Producer:
+    """Return the producer of one task.
+
+    The id has no consumer group in it: two deployments on one prefix fence each other instead of both writing.
+    """
+    name = f"{config.topic_prefix}{role}-{partition}"
+    return TransactionalProducer(config, name) if config.transactions else PlainProducer(config, name)
+
+
+async def _send(kafka: aiokafka.AIOKafkaProducer, records: Sequence[Record]) -> Acknowledged:
+    futures = [
+        await kafka.send(r.topic, value=r.value, key=r.key, partition=r.partition, headers=list(r.headers))
+        for r in records
+    ]
+    # Every one is awaited: aiokafka commits happily after a failed send.
+    answers: list[Any] = await asyncio.gather(*futures)
+    received = monotonic()
+    times = [a.timestamp for a in answers if a.timestamp_type == 1 and a.timestamp is not None]
+    return Acknowledged(max(times) / 1000 if times else None, received)
+
+
+async def _within(seconds: float, work: Awaitable[_T], what: str) -> _T:
+    try:
+        return await asyncio.wait_for(work, seconds)
+    except asyncio.TimeoutError:
+        raise CommitFailed(f"{what} took more than {seconds:g} s") from None
+
+
+async def _stop(kafka: aiokafka.AIOKafkaProducer) -> None:
+    try:
+        await asyncio.wait_for(kafka.stop(), STOP_DEADLINE)
+    except (asyncio.TimeoutError, KafkaError, OSError):
+        kafka._closed = True  # dropped as it is: a producer that missed its deadline is never used again
+
+
+def _failure(name: str, error: KafkaError) -> CommitFailed:
+    kind = Fenced if isinstance(error, ProducerFenced) else CommitFailed
+    return kind(f"{name}: {type(error).__name__}: {error}")

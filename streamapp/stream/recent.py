@@ -1,0 +1,52 @@
+"""The newest events of each model, kept in the checkpoint so that a summary is whole after a restart."""
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+KEPT = 100
+"""Events of one kind and model; older ones are in their topics."""
+
+
+class Recent:
+    """Newest events of one kind, by model.
+
+    Args:
+        kind: Part of the checkpoint's keys.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self._prefix = f"recent/{kind}/".encode()
+        self._events: dict[str, deque[Any]] = {}
+        self._changed: set[str] = set()
+
+    def add(self, model: str, event: object) -> None:
+        """Keep an event as the newest of its model."""
+        self._events.setdefault(model, deque(maxlen=KEPT)).append(msgspec.to_builtins(event))
+        self._changed.add(model)
+
+    def of(self, model: str) -> list[Any]:
+        """Return a model's events as their topics have them, oldest first."""
+        return list(self._events.get(model, ()))
+
+    def models(self) -> set[str]:
+        """Return the models that have events."""
+        return set(self._events)
+
+    def take(self) -> dict[bytes, bytes | None]:
+        """Return the checkpoint entries that changed since the last call."""
+        changed, self._changed = self._changed, set()
+        return {self._prefix + model.encode(): msgspec.msgpack.encode(list(self._events[model])) for model in changed}
+
+    def restore(self, entries: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+        """Take what is ours from a checkpoint's entries, and return the others."""
+        others = {}
+        for key, value in entries.items():
+            if key.startswith(self._prefix):
+                events = msgspec.msgpack.decode(value)
+                self._events[key[len(self._prefix) :].decode()] = deque(events, maxlen=KEPT)
+            else:
+                others[key] = value
+        return others

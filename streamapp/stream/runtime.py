@@ -1,0 +1,346 @@
+"""Owns the tasks of one process: takes them over, feeds them, commits them, and ends when one cannot go on.
+
+Faust tells it which partitions are ours; it tells Faust where to read them from. What would fail again on any worker
+parks the task; everything else ends the process, so that whoever restarts it resumes from what the broker committed.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from time import monotonic, time
+from typing import Any
+
+from faust.types import TP
+
+from streamapp.config import ProcessConfig, Role
+from streamapp.core.settings import Settings
+from streamapp.errors import CheckpointError
+from streamapp.stream.joining import JoinerTask
+from streamapp.stream.learning import LearnerTask
+from streamapp.stream.monitoring import MonitorTask
+from streamapp.stream.producer import CommitFailed
+from streamapp.stream.task import Misaligned, Surroundings, Task
+from streamapp.stream.topics import Topics
+from streamapp.stream.transport import Batch, FetchFailed
+
+logger = logging.getLogger(__name__)
+
+TASKS: dict[Role, type[Task]] = {"joiner": JoinerTask, "monitor": MonitorTask, "learner": LearnerTask}
+STUCK_AFTER = 60.0
+"""Seconds with lag and without any progress after which the process ends."""
+SHUTDOWN_DEADLINE = 15.0
+
+TaskKey = tuple[Role, int]
+
+
+class Runtime:
+    """The tasks of one process.
+
+    Args:
+        config: Of the process.
+        settings: Of the models.
+        roles: Which tasks this process may own.
+        leave: Called last when the process must end, with its exit code.
+    """
+
+    def __init__(
+        self, config: ProcessConfig, settings: Settings, roles: tuple[Role, ...], *, leave: Callable[[int], None] = os._exit
+    ) -> None:
+        self.config = config
+        self.roles = roles
+        self.topics = Topics(config.topic_prefix)
+        self.tasks: dict[TaskKey, Task] = {}
+        self.ready = False
+        """Whether every assigned task runs."""
+        self.recoveries: dict[tuple[str, str], int] = {}
+        """By (role, reason)."""
+        self.ending: str | None = None
+        """Why the process ends, once it does."""
+        self._exit_code = 0
+        self._suspended = True
+        """Between two assignments nobody knows what is ours, so nothing is committed."""
+        self._shutting_down: asyncio.Task[None] | None = None
+        self._leave = leave
+        self._consumer: Any = None
+        self._opening: asyncio.Task[None] | None = None
+        self._changing = asyncio.Lock()
+        self.around = Surroundings(
+            config=config,
+            settings=settings,
+            topics=self.topics,
+            worked=self._worked,
+            end_proof=lambda tp: self._consumer.end_proof(tp),
+            clock=time,
+        )
+        self._roles_of: dict[str, Role] = {
+            self.topics.predictions: "joiner",
+            self.topics.outcomes: "joiner",
+            self.topics.scored: "monitor",
+            self.topics.retrain: "learner",
+        }
+
+    def attach(self, consumer: Any) -> None:
+        """Meet the consumer, once Faust has made it."""
+        self._consumer = consumer
+
+    def inputs(self, role: Role) -> list[str]:
+        """Return the topics that a role reads."""
+        return [topic for topic, reader in self._roles_of.items() if reader == role]
+
+    # -- what is ours ------------------------------------------------------------------------------------------------
+
+    async def revoke(self) -> None:
+        """Commit everything: partitions may go elsewhere once this returns.
+
+        Tasks stay as they are until the new assignment says which are still ours. One that was given to somebody
+        else meanwhile has been fenced, and learns so at its next commit.
+        """
+        self.ready = False
+        if self._opening is not None:
+            self._opening.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._opening
+        async with self._changing:
+            for task in self.tasks.values():
+                task.clear()
+            if not self._suspended:
+                await self._commit_all([task for task in self.tasks.values() if task.wants_commit])
+            self._suspended = True
+
+    async def assign(self, assignment: Iterable[TP]) -> None:
+        """Let go of what is not ours any more and take over what is new."""
+        self._opening = asyncio.create_task(self._assign(set(assignment)))
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._opening
+
+    async def _assign(self, assignment: set[TP]) -> None:
+        async with self._changing:
+            wanted = self._wanted(assignment)
+            for key in [key for key in self.tasks if key not in wanted]:
+                logger.info("%s: given up", self.tasks[key])
+                await self.tasks.pop(key).close()
+            fresh = [key for key in wanted if key not in self.tasks]
+            await asyncio.gather(*(self._open(role, partition) for role, partition in fresh))
+        if self.ending is None:
+            self._suspended = False
+            self.ready = all(task.parked is None for task in self.tasks.values())
+            if fresh or not self.tasks:
+                logger.info("ready: %s", ", ".join(sorted(map(str, self.tasks.values()))) or "no partitions assigned")
+
+    def _wanted(self, assignment: set[TP]) -> set[TaskKey]:
+        wanted: set[TaskKey] = set()
+        for tp in assignment:
+            role = self._roles_of.get(tp.topic)
+            if role is None or role not in self.roles:
+                continue
+            missing = [topic for topic in self.inputs(role) if TP(topic, tp.partition) not in assignment]
+            if missing:
+                self.end(f"partition {tp.partition} of {tp.topic} is ours but not that of {', '.join(missing)}")
+                return set()
+            wanted.add((role, tp.partition))
+        return wanted
+
+    async def _open(self, role: Role, partition: int) -> None:
+        task = TASKS[role](partition, self.around)
+        try:
+            await task.open()
+        except CheckpointError as error:
+            self._park(task, "checkpoint", str(error))
+        except asyncio.CancelledError:
+            await task.close()
+            raise
+        except Exception as error:
+            await task.close()
+            self.end(f"{task}: cannot take over: {error}", error)
+            return
+        else:
+            positions = ", ".join(f"{tp.topic}@{mark.position}" for tp, mark in task.marks.items())
+            logger.info("%s: restored in %.2f s, going on from %s", task, task.restored_in, positions)
+        self.tasks[role, partition] = task
+
+    def _park(self, task: Task, reason: str, text: str) -> None:
+        logger.error("%s: parked (%s): %s", task, reason, text)
+        task.parked = text
+        self.ready = False
+        self.count_recovery(task.role, f"parked_{reason}")
+        self._consumer.pause_partitions(task.inputs)
+
+    async def positions(self, assignment: Iterable[TP]) -> Mapping[TP, int]:
+        """Return where each assigned partition is to be read from. Parked ones have no place."""
+        self._consumer.clear_proofs()
+        positions = {}
+        for task in self.tasks.values():
+            for tp in task.inputs:
+                if tp in assignment and task.parked is None:
+                    positions[tp] = task.position(tp)
+        return positions
+
+    def sought(self, positions: Mapping[TP, int]) -> None:
+        """Hear that the partitions are being read from there; pause those that have no place."""
+        lost = {tp for tp in self._consumer.assignment() if tp not in positions}
+        self._consumer.pause_partitions(lost)
+        for task in self.tasks.values():
+            task.clear()
+
+    async def _worked(self, tp: TP) -> bool:
+        return await self._consumer.group_position(tp) is not None
+
+    # -- what comes in -----------------------------------------------------------------------------------------------
+
+    async def handle(self, batch: Batch) -> None:
+        """Apply one fetched batch. Never raises: Faust would go on without it."""
+        role = self._roles_of[batch.tp.topic]
+        task = self.tasks.get((role, batch.tp.partition))
+        if task is None or task.parked is not None or self.ending is not None:
+            return
+        try:
+            await task.handle(batch)
+            if isinstance(task, JoinerTask):
+                self._throttle(task)
+            if task.full:
+                await self._commit(task)
+                task.advance()
+        except Misaligned as stray:
+            logger.debug("%s: stray batch at %d of %s", task, batch.start, stray)
+            await self._consumer.seek_wait({stray.tp: stray.position})
+        except Exception as error:
+            records = f"{batch.tp.topic}[{batch.tp.partition}] offsets {batch.start} to {batch.end - 1}"
+            self.end(f"{task}: failed on {records}: {error!r}", error)
+
+    def _throttle(self, task: JoinerTask) -> None:
+        paused = task.paused()
+        self._consumer.pause_partitions(paused)
+        self._consumer.resume_partitions(set(task.inputs) - paused)
+
+    def failed(self, failure: FetchFailed) -> None:
+        """Hear of a partition that cannot be read at its position."""
+        task = self.tasks.get((self._roles_of[failure.tp.topic], failure.tp.partition))
+        if task is not None and task.parked is None:
+            way_out = "the log no longer holds the task's position: it was truncated, made anew, or retention overtook it"
+            self._park(task, "position", f"{failure}: {way_out}")
+
+    # -- what goes out -----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Commit at every interval, for as long as the process lives."""
+        while self.ending is None:
+            await asyncio.sleep(self.config.commit_interval)
+            try:
+                if not self._suspended:
+                    await self._round()
+            except Exception as error:
+                self.end(f"the commit loop failed: {error!r}", error)
+
+    async def _round(self) -> None:
+        due = []
+        for task in self.tasks.values():
+            if task.parked is not None:
+                continue
+            task.advance()
+            if isinstance(task, JoinerTask):
+                self._throttle(task)
+            if isinstance(task, LearnerTask) and task.failure is not None:
+                self.end(f"{task}: a job failed: {task.failure!r}", task.failure)
+                return
+            if task.wants_commit:
+                due.append(task)
+        await self._commit_all(due)
+        self._watch()
+
+    async def _commit_all(self, tasks: Iterable[Task]) -> None:
+        await asyncio.gather(*(self._commit(task) for task in tasks if task.parked is None))
+
+    async def _commit(self, task: Task) -> None:
+        """Commit one task; end the process if that fails."""
+        if self.ending is not None:
+            return
+        async with task.committing:
+            try:
+                answer = await task.producer.commit(task.take())
+            except CommitFailed as error:
+                self.end(f"{task}: {error}", error, reason=type(error).__name__.lower())
+            except CheckpointError as error:
+                self.end(f"{task}: {error}", error)
+            except Exception as error:
+                self.end(f"{task}: commit failed: {error!r}", error)
+            else:
+                task.acknowledged(answer)
+
+    def _watch(self) -> None:
+        """End the process when a task has lag but does not move: Faust and clients have been seen to fall asleep."""
+        now = monotonic()
+        for task in self.tasks.values():
+            if task.parked is None and now - task.progressed > STUCK_AFTER and any(self.lag(task).values()):
+                self.end(f"{task}: {sum(self.lag(task).values())} records behind and no progress for {STUCK_AFTER:g} s")
+                return
+
+    def lag(self, task: Task) -> dict[TP, int]:
+        """Return how far a task is behind each of its inputs, in offsets."""
+        return task.lag(self._consumer.end_of)
+
+    async def commit_group(self) -> None:
+        """Tell the consumer group our positions, for lag tools and to know later that it has worked."""
+        marks = {
+            tp: mark.position
+            for task in self.tasks.values()
+            if task.parked is None and task.commits
+            for tp, mark in task.stored_marks().items()
+        }
+        if marks and self.ending is None:
+            await self._consumer.commit_group(marks)
+
+    def count_recovery(self, role: str, reason: str) -> None:
+        """Count a recovery, a fence or a parked task."""
+        self.recoveries[role, reason] = self.recoveries.get((role, reason), 0) + 1
+
+    # -- how it ends -------------------------------------------------------------------------------------------------
+
+    def end(self, why: str, error: BaseException | None = None, *, reason: str = "failed") -> None:
+        """End the process, non-zero: a restart resumes from what the broker committed."""
+        self._exit_code = 1
+        if self.ending is not None:
+            return
+        known = error is None or isinstance(error, CommitFailed | CheckpointError)
+        logger.error("ending (%s): %s", reason, why, exc_info=None if known else error)
+        self.ending = why
+        self.ready = False
+        if self._shutting_down is None:
+            self._shutting_down = asyncio.ensure_future(self._shut_down(commit=False))
+
+    def stop(self) -> None:
+        """End the process in order: commit, let go, leave the group, exit 0."""
+        if self._shutting_down is None:
+            logger.info("stopping")
+            self.ready = False
+            self._shutting_down = asyncio.ensure_future(self._shut_down(commit=True))
+
+    async def _shut_down(self, *, commit: bool) -> None:
+        try:
+            await asyncio.wait_for(self._let_go(commit), SHUTDOWN_DEADLINE)
+        except Exception as error:
+            logger.warning("could not leave in order: %r", error)
+            self._exit_code = 1
+        logging.shutdown()
+        self._leave(self._exit_code)
+
+    async def _let_go(self, commit: bool) -> None:
+        if self._consumer is not None:
+            self._consumer.stop_flow()
+        tasks = list(self.tasks.values())
+        if commit and not self._suspended:
+            for task in tasks:
+                task.clear()
+            await self._commit_all(tasks)
+            await self._quietly(self.commit_group())
+            logger.info("final checkpoints written: %s", ", ".join(sorted(map(str, tasks))) or "no tasks")
+        self.ending = self.ending or "stopped"
+        await asyncio.gather(*(self._quietly(task.close()) for task in tasks))
+        if self._consumer is not None:
+            await self._quietly(self._consumer.leave())
+
+    @staticmethod
+    async def _quietly(work: Awaitable[object]) -> None:
+        with contextlib.suppress(Exception):
+            await work

@@ -1,0 +1,209 @@
+"""A task: one role on one partition, with its producer, its checkpoint and its positions.
+
+A task is driven by the runtime: ``open`` takes it over and restores it, ``handle`` applies what was fetched,
+``take`` returns what is to be committed. Tasks decide nothing themselves; they carry bytes to the core and back.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+from faust.types import TP
+
+from streamapp.config import ProcessConfig, Role
+from streamapp.core.settings import Settings
+from streamapp.errors import CheckpointError
+from streamapp.stream.checkpoint import Checkpoint, InputMark
+from streamapp.stream.producer import Acknowledged, Producer, Record, producer
+from streamapp.stream.reader import Reader
+from streamapp.stream.topics import Topics
+from streamapp.stream.transport import Batch, EndProof
+
+
+class Misaligned(Exception):
+    """A batch does not begin where the task stands. Seek back to ``position``."""
+
+    def __init__(self, tp: TP, position: int) -> None:
+        super().__init__(f"{tp.topic}[{tp.partition}]: expected position {position}")
+        self.tp = tp
+        self.position = position
+
+
+@dataclass(slots=True)
+class Counters:
+    """Process-local counts, never restored."""
+
+    events: dict[tuple[str, str], int] = field(default_factory=dict)
+    """By (topic, status)."""
+    rejected: dict[tuple[str, str], int] = field(default_factory=dict)
+    """By (topic, reason)."""
+    signals: dict[tuple[str, ...], int] = field(default_factory=dict)
+    """By (model, group, kind, severity, detector)."""
+    retrain: dict[tuple[str, ...], int] = field(default_factory=dict)
+    """By (model, group, reason)."""
+    updates: dict[tuple[str, ...], int] = field(default_factory=dict)
+    """By (model, group, status)."""
+
+    def add(self, name: str, key: tuple[str, ...], count: int = 1) -> None:
+        """Count *count* more of *key* under *name*."""
+        counts: dict[tuple[str, ...], int] = getattr(self, name)
+        counts[key] = counts.get(key, 0) + count
+
+
+@dataclass(slots=True, kw_only=True)
+class Surroundings:
+    """What a task needs from the process it runs in."""
+
+    config: ProcessConfig
+    settings: Settings
+    topics: Topics
+    worked: Callable[[TP], Awaitable[bool]]
+    """Whether the consumer group has a position on a partition, from whatever time."""
+    end_proof: Callable[[TP], EndProof | None]
+    clock: Callable[[], float]
+    """Wall time: only where the broker gives none (no transactions, no log-append time)."""
+    counters: Counters = field(default_factory=Counters)
+    """Of the whole process."""
+
+
+class Task(ABC):
+    """One role on one partition."""
+
+    role: Role
+
+    def __init__(self, partition: int, around: Surroundings, inputs: tuple[str, ...]) -> None:
+        self.partition = partition
+        self.around = around
+        self.counters = around.counters
+        self.inputs = tuple(TP(topic, partition) for topic in inputs)
+        self.marks: dict[TP, InputMark] = {}
+        """What of each input has been applied."""
+        self.parked: str | None = None
+        """Why the task does not run, if it does not."""
+        self.progressed = monotonic()
+        """Monotonic time at which something was last applied or committed."""
+        self.committed_at: float | None = None
+        self.restored_in = 0.0
+        self.commits = 0
+        self.committing = asyncio.Lock()
+        self.producer: Producer = producer(around.config, self.role, partition)
+        self.checkpoint = Checkpoint(around.topics.checkpoints(self.role), partition)
+        self._dirty = False
+
+    def __str__(self) -> str:
+        """Return the task's name, as logs and metrics show it."""
+        return f"{self.role}-{self.partition}"
+
+    async def open(self) -> None:
+        """Take the task over from whoever had it, and restore it to what they committed.
+
+        Raises:
+            CheckpointError: what is stored cannot be used; the task must be parked.
+            CommitFailed: the broker did not let us take over.
+        """
+        began = monotonic()
+        await self.producer.start()
+        async with Reader(self.around.config) as reader:
+            entries = await self.checkpoint.load(reader)
+            if entries is None:
+                await self._first_time(reader)
+            else:
+                self.marks = await self.checkpoint.verify(reader, self.inputs)
+            await self.restore(reader, entries or {})
+        self.restored_in = monotonic() - began
+        self.progressed = monotonic()
+
+    async def _first_time(self, reader: Reader) -> None:
+        for tp in self.inputs:
+            if await self.around.worked(tp):
+                raise CheckpointError(
+                    f"{self}: its group has worked on {tp.topic} before, but {self.checkpoint.topic}"
+                    f"[{self.partition}] holds no checkpoint: it was emptied or deleted. Restore that topic, or delete"
+                    f" the consumer group's offsets of {tp.topic} to begin at the start of the log on purpose"
+                )
+            self.marks[tp] = InputMark(position=await reader.beginning(tp.topic, tp.partition))
+        self._dirty = True
+
+    @abstractmethod
+    async def restore(self, reader: Reader, entries: Mapping[bytes, bytes]) -> None:
+        """Build the core's state from checkpoint entries (none at all the first time)."""
+
+    def position(self, tp: TP) -> int:
+        """Return the next offset to apply, which is where the partition is to be read from."""
+        return self.marks[tp].position
+
+    async def handle(self, batch: Batch) -> None:
+        """Apply one fetched batch.
+
+        Raises:
+            Misaligned: it does not begin at the task's position.
+        """
+        self._align(batch, self.position(batch.tp))
+        self.apply(batch)
+
+    def _align(self, batch: Batch, position: int) -> None:
+        if batch.start != position:
+            raise Misaligned(batch.tp, self.position(batch.tp))
+
+    def apply(self, batch: Batch) -> None:
+        """Apply one batch that begins at the task's position."""
+        if batch.records:
+            self.digest(batch)
+        self.marks[batch.tp] = self.marks[batch.tp].moved(batch)
+        self.progressed = monotonic()
+        self._dirty = True
+
+    @abstractmethod
+    def digest(self, batch: Batch) -> None:
+        """Let the core apply a batch's records."""
+
+    def advance(self) -> None:
+        """Let log time pass where nothing comes in. Called at every commit interval."""
+
+    @property
+    def wants_commit(self) -> bool:
+        """Whether there is something to commit."""
+        return self._dirty
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits for a commit that nothing more should be applied before it."""
+        return False
+
+    def take(self) -> list[Record]:
+        """Return all that is to be committed now: outputs, changed state, positions."""
+        outputs, entries = self.outcome()
+        self._dirty = False
+        return outputs + self.checkpoint.records(entries, self.stored_marks())
+
+    def stored_marks(self) -> Mapping[TP, InputMark]:
+        """Return what the checkpoint is to say of the inputs."""
+        return self.marks
+
+    @abstractmethod
+    def outcome(self) -> tuple[list[Record], Mapping[bytes, bytes | None]]:
+        """Return outputs and changed checkpoint entries since the last call."""
+
+    def acknowledged(self, answer: Acknowledged) -> None:
+        """Hear that what was last taken is committed."""
+        self.commits += 1
+        self.committed_at = self.progressed = monotonic()
+
+    async def close(self) -> None:
+        """Let go of the broker. Nothing is committed here."""
+        await self.producer.stop()
+
+    def lag(self, end_of: Callable[[TP], int | None]) -> dict[TP, int]:
+        """Return, by input, how many offsets lie between the position and the end as last seen."""
+        return {tp: max(0, (end_of(tp) or 0) - mark.position) for tp, mark in self.marks.items()}
+
+    def clear(self) -> None:
+        """Forget what was fetched but not applied: positions will be sought again."""
+
+
+def header(name: str, value: Any) -> tuple[str, bytes]:
+    """Return one Kafka header."""
+    return name, str(value).encode()

@@ -1,0 +1,295 @@
+"""How Faust gets its records: whole fetch batches, read committed, at positions that we choose.
+
+Faust hands an agent one event per record; here it hands one event per partition and fetch, whose value is a
+:class:`Batch`. Everything else stays Faust's: membership, assignment, rebalancing, agents, timers.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, ClassVar, cast
+
+import aiokafka
+from aiokafka.consumer.fetcher import FetchResult
+from aiokafka.errors import ConsumerStoppedError
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from streamapp.config import ProcessConfig
+
+FETCH_MAX_WAIT_MS = 500
+"""How long an idle broker holds a fetch; also the resolution of "proven at its end"."""
+FETCH_BYTES = 1 << 20
+"""Per partition and fetch: less starves the alignment of the two inputs (measured)."""
+MAX_RECORDS = 20_000
+"""Largest hand-over, so that one batch cannot stall the loop for long."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """What one fetch brought for one partition, possibly nothing but a new position."""
+
+    tp: TP
+    start: int
+    """Position before these records."""
+    end: int
+    """Position after them: behind the last record, and behind markers that follow it."""
+    records: list[Any]
+    """aiokafka's records, by rising offset."""
+    highwater: int
+    """End of the partition as last known, open transactions included."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndProof:
+    """A fetch that was asked for at ``requested`` (monotonic) found nothing behind ``offset``."""
+
+    requested: float
+    offset: int
+
+
+class FetchFailed(Exception):
+    """A partition cannot be read at its position. Park its task."""
+
+    def __init__(self, tp: TP, error: BaseException) -> None:
+        super().__init__(f"{tp.topic}[{tp.partition}]: {type(error).__name__}: {error}")
+        self.tp = tp
+        self.error = error
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """The thread that owns aiokafka's consumer."""
+
+    logger = driver.logger
+
+    proofs: dict[TP, EndProof]
+
+    async def on_start(self) -> None:
+        """Create and start the consumer, and begin to note where partitions end."""
+        self.proofs = {}
+        await super().on_start()
+        self._note_ends(self._consumer._fetcher)
+
+    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
+        # Faust reads committed only in its own exactly-once mode, and offers no setting for the fetch sizes.
+        conf = self.app.conf
+        config: ProcessConfig = transport.config
+        self._assignor = self.app.assignor
+        return aiokafka.AIOKafkaConsumer(
+            client_id=conf.broker_client_id,
+            group_id=conf.id,
+            bootstrap_servers=config.broker,
+            partition_assignment_strategy=[self._assignor],
+            enable_auto_commit=False,
+            # Out of range is never answered by starting elsewhere.
+            auto_offset_reset="none",
+            max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
+            max_partition_fetch_bytes=FETCH_BYTES,
+            fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
+            request_timeout_ms=int(conf.broker_request_timeout * 1000),
+            session_timeout_ms=int(conf.broker_session_timeout * 1000),
+            rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
+            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
+            isolation_level="read_committed" if config.transactions else "read_uncommitted",
+            **config.security(),
+        )
+
+    def _note_ends(self, fetcher: Any) -> None:
+        """Remember, per partition, when a fetch was asked for that found its end.
+
+        The highwater, not the last stable offset, is what proves an end: behind the latter a record may still lie in
+        an open transaction. Empty answers update it too.
+        """
+        original = fetcher._proc_fetch_request
+
+        async def noting(assignment: Any, node_id: int, request: Any) -> bool:
+            requested = monotonic()
+            positions = {TP(topic, p): offset for topic, parts in request.topics for p, offset, _ in parts}
+            marks = {tp: assignment.state_value(tp).timestamp for tp in positions}
+            woke = cast(bool, await original(assignment, node_id, request))
+            if assignment.active:
+                for tp, offset in positions.items():
+                    state = assignment.state_value(tp)
+                    answered = state.timestamp is not None and state.timestamp != marks[tp]
+                    if answered and state.highwater is not None and state.highwater <= offset:
+                        self.proofs[tp] = EndProof(requested, offset)
+            return woke
+
+        fetcher._proc_fetch_request = noting
+
+    async def group_position(self, tp: TP) -> int | None:
+        """Return the group's own position on a partition, None if it never had one."""
+        consumer = self._ensure_consumer()
+        return cast("int | None", await self.call_thread(consumer.committed, aiokafka.TopicPartition(*tp)))
+
+    async def commit_group(self, positions: Mapping[TP, int]) -> None:
+        """Commit positions to the group. Errors are for the caller; nothing relies on them."""
+        consumer = self._ensure_consumer()
+        offsets = {aiokafka.TopicPartition(*tp): offset for tp, offset in positions.items()}
+        await self.call_thread(consumer.commit, offsets)
+
+    async def leave(self) -> None:
+        """Leave the group."""
+        await self.call_thread(self._ensure_consumer().stop)
+
+    async def fetch(self, active: Collection[TP], timeout: float) -> list[Batch]:
+        """Return what has been fetched for the active partitions, waiting up to *timeout* seconds for something.
+
+        Raises:
+            FetchFailed: a partition cannot be read at its position.
+        """
+        return cast(list[Batch], await self.call_thread(self._fetch, active, timeout))
+
+    async def _fetch(self, active: Collection[TP], timeout: float) -> list[Batch]:
+        consumer = self._ensure_consumer()
+        fetcher = consumer._fetcher
+        if consumer._closed or fetcher._closed:
+            raise ConsumerStoppedError
+        if not self.consumer.flow_active or fetcher._subscriptions.reassignment_in_progress:
+            return []
+        with fetcher._subscriptions.fetch_context():
+            batches = self._drain(fetcher, active)
+            if not batches:
+                waiter = fetcher._create_fetch_waiter()
+                try:
+                    await asyncio.wait_for(waiter, timeout)
+                except asyncio.TimeoutError:
+                    return []
+                if self.consumer.flow_active and not fetcher._subscriptions.reassignment_in_progress:
+                    batches = self._drain(fetcher, active)
+        return batches
+
+    def _drain(self, fetcher: Any, active: Collection[TP]) -> list[Batch]:
+        batches: list[Batch] = []
+        for aio_tp in list(fetcher._records):
+            tp = TP(aio_tp.topic, aio_tp.partition)
+            if not fetcher._subscriptions.is_assigned(aio_tp):
+                del fetcher._records[aio_tp]
+                continue
+            if tp not in active:
+                continue
+            fetched = fetcher._records[aio_tp]
+            if type(fetched) is not FetchResult:
+                del fetcher._records[aio_tp]
+                fetcher._notify(fetcher._wait_consume_future)
+                raise FetchFailed(tp, fetched._error)
+            state = fetched._assignment.state_value(aio_tp)
+            start = state.position if fetched._assignment.active else None
+            records = fetched.getall(MAX_RECORDS)
+            if not fetched.has_more():
+                del fetcher._records[aio_tp]
+                fetcher._notify(fetcher._wait_consume_future)
+            if start is None or state.position == start:
+                continue  # thrown away: the position had moved, or the partition has gone
+            batches.append(
+                Batch(tp=tp, start=start, end=state.position, records=records, highwater=state.highwater or state.position)
+            )
+        return batches
+
+
+class Consumer(driver.Consumer):  # type: ignore[misc]
+    """Faust's consumer, handing over batches and seeking where the runtime says."""
+
+    logger = driver.logger
+
+    _thread: ConsumerThread
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    @property
+    def runtime_positions(self) -> Callable[[Iterable[TP]], Awaitable[Mapping[TP, int]]]:
+        """Return who knows where each partition is to be read from."""
+        return cast(Any, self.transport).positions
+
+    async def perform_seek(self) -> None:
+        """Seek every assigned partition to the position that its task has applied."""
+        positions = await self.runtime_positions(self.assignment())
+        if positions:
+            await self.seek_wait({TP(tp.topic, tp.partition): offset for tp, offset in positions.items()})
+        cast(Any, self.transport).sought(positions)
+
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+        """Do nothing: tasks commit their own positions, together with what follows from them."""
+        return False
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Do nothing: the runtime's watchdog sees whether a task moves."""
+
+    async def group_position(self, tp: TP) -> int | None:
+        """Return the group's own position on a partition, None if it never had one."""
+        return await self._thread.group_position(tp)
+
+    async def commit_group(self, positions: Mapping[TP, int]) -> None:
+        """Commit positions to the group, for lag tools only."""
+        await self._thread.commit_group(positions)
+
+    async def leave(self) -> None:
+        """Leave the group, so that others take over at once."""
+        await self._thread.leave()
+
+    def end_proof(self, tp: TP) -> EndProof | None:
+        """Return the newest proof that the partition had ended, if there is one."""
+        return self._thread.proofs.get(tp)
+
+    def clear_proofs(self) -> None:
+        """Forget every proof: positions change."""
+        self._thread.proofs.clear()
+
+    def end_of(self, tp: TP) -> int | None:
+        """Return the partition's end as last seen, None before the first fetch."""
+        try:
+            return cast("int | None", self.highwater(tp))
+        except Exception:  # the partition has been taken away meanwhile
+            return None
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        while not (self.should_stop or fetcher.should_stop):
+            if not self.flow_active:
+                await self.wait_first(self.can_resume_flow.wait(), timeout=1.0)
+                continue
+            active = set(self._get_active_partitions())
+            if not active:
+                await self.sleep(0.05)
+                continue
+            generation = self.app.consumer_generation_id
+            try:
+                batches = await self._thread.fetch(active, 0.25)
+            except FetchFailed as failure:
+                cast(Any, self.transport).failed(failure)
+                continue
+            except ConsumerStoppedError:
+                if self.transport.app.should_stop:
+                    return
+                raise
+            for batch in batches:
+                # The task checks the position too; this only saves work.
+                if not self.flow_active or generation != self.app.consumer_generation_id:
+                    break
+                await self.wait_first(self._hand_over(batch), self.suspend_flow.wait())
+            await asyncio.sleep(0)
+
+    async def _hand_over(self, batch: Batch) -> None:
+        message = driver.ConsumerMessage(
+            batch.tp.topic, batch.tp.partition, batch.end - 1, 0.0, 0, [], None, batch, None, 0, 0, batch.tp,
+            generation_id=self.app.consumer_generation_id,
+        )  # fmt: skip
+        await self.callback(message)
+
+
+class Transport(driver.Transport):  # type: ignore[misc]
+    """The transport of the worker's app.
+
+    Attributes:
+        config: How to reach the broker.
+        positions: Asked, at each seek, where partitions are to be read from.
+        sought: Told when they have been sought there.
+        failed: Told of a partition that cannot be read.
+    """
+
+    Consumer: ClassVar[type] = Consumer
+    config: ProcessConfig
+    positions: Callable[[Iterable[TP]], Awaitable[Mapping[TP, int]]]
+    sought: Callable[[Mapping[TP, int]], None]
+    failed: Callable[[FetchFailed], None]

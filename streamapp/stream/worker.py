@@ -1,0 +1,118 @@
+"""``streamapp worker``: keeps worker processes alive.
+
+A worker process ends itself when it cannot be sure of its state; a fresh one resumes from what the broker committed.
+So a broker's outage needs no operator.
+"""
+
+import contextlib
+import logging
+import logging.config
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from time import monotonic
+
+from streamapp.config import ROLES, ProcessConfig, Role
+from streamapp.stream.logs import logging_config
+
+logger = logging.getLogger(__name__)
+
+USER_FAULT = 2
+"""Exit code of a worker that a restart would not help."""
+FIRST_WAIT = 0.5
+LONGEST_WAIT = 30.0
+HEALTHY_AFTER = 60.0
+"""Seconds a worker must have lived for its next end to count as the first."""
+STOP_GRACE = 30.0
+
+COMMAND = (sys.executable, "-m", "agents")
+
+
+class Supervisor:
+    """Runs one worker process and starts it again when it fails.
+
+    Args:
+        environ: Whole environment of the process.
+        name: For the log.
+    """
+
+    def __init__(self, environ: Mapping[str, str], name: str) -> None:
+        self._environ = {**environ, "STREAMAPP_SUPERVISED": "1"}
+        self._name = name
+        self._stopping = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.exit_code = 0
+
+    def run(self) -> None:
+        """Return when the process has ended for good."""
+        wait = FIRST_WAIT
+        while not self._stopping.is_set():
+            began = monotonic()
+            self._process = subprocess.Popen(COMMAND, env=self._environ, start_new_session=True)  # noqa: S603
+            if self._stopping.is_set():
+                self._signal()
+            self.exit_code = self._process.wait()
+            if self.exit_code in (0, USER_FAULT) or self._stopping.is_set():
+                return
+            wait = FIRST_WAIT if monotonic() - began > HEALTHY_AFTER else min(wait * 2, LONGEST_WAIT)
+            logger.warning("%s ended with code %d: starting it again in %g s", self._name, self.exit_code, wait)
+            self._stopping.wait(wait)
+
+    def stop(self) -> None:
+        """End the process in order; after a while, by force."""
+        self._stopping.set()
+        self._signal()
+        if self._process is not None:
+            try:
+                self._process.wait(STOP_GRACE)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+
+    def _signal(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+
+
+def main(config: ProcessConfig, environ: Mapping[str, str], roles: tuple[Role, ...] = ROLES) -> int:
+    """Run workers until SIGTERM or SIGINT, and return the exit code.
+
+    With all roles there is one process; otherwise one for each role, since each has a consumer group of its own. Their
+    web ports follow one another.
+
+    Args:
+        config: What the environment says.
+        environ: The environment itself, handed on to the processes.
+        roles: Which roles to run.
+    """
+    logging.config.dictConfig(logging_config(config.log_level, config.log_format))
+    if set(roles) == set(ROLES):
+        supervisors = [Supervisor(environ, "worker")]
+    else:
+        supervisors = [
+            Supervisor(
+                {
+                    **environ,
+                    "STREAMAPP_ONLY": role,
+                    "STREAMAPP_WEB_PORT": str(config.web_port + number if config.web_port else 0),
+                },
+                f"worker ({role})",
+            )
+            for number, role in enumerate(roles)
+        ]
+    threads = [threading.Thread(target=supervisor.run, daemon=True) for supervisor in supervisors]
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    for thread in threads:
+        thread.start()
+    while not stopped.is_set() and any(thread.is_alive() for thread in threads):
+        stopped.wait(0.2)
+    for supervisor in supervisors:
+        supervisor.stop()
+    for thread in threads:
+        thread.join(STOP_GRACE)
+    return max((abs(supervisor.exit_code) for supervisor in supervisors), default=0)
+

@@ -1,0 +1,141 @@
+"""A summary as a person reads it on a terminal."""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+_METRICS = {
+    "binary": ("accuracy", "brier", "roc_auc"),
+    "multiclass": ("accuracy", "macro_f1", "brier"),
+    "regression": ("mae", "rmse", "r2"),
+}
+_NEWEST = 8
+"""Events shown of each model."""
+_UNDEFINED = "-"
+
+
+def summary_view(summary: Mapping[str, Any], *, newest: int = _NEWEST) -> RenderableType:
+    """Return a summary as tables, one for each model, each with what happened below it.
+
+    Args:
+        summary: What ``/api/summary`` and ``replay --json`` give, parsed or not yet serialised.
+        newest: How many of a model's events are shown.
+    """
+    plain: dict[str, Any] = msgspec.to_builtins(summary)
+    parts: list[RenderableType] = []
+    for name, model in plain.get("models", {}).items():
+        parts.append(_groups(name, model))
+        parts.extend(_happened(model, newest))
+    if not parts:
+        parts.append(Text("No model seen yet. A model appears with its first prediction."))
+    if events := plain.get("events"):
+        parts.append(Text("; ".join(_counts(topic, counts) for topic, counts in events.items()), style="dim"))
+    return Group(*parts)
+
+
+def to_json(value: object) -> str:
+    """Return a summary or another report as indented JSON; undefined numbers are null."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+def _groups(name: str, model: Mapping[str, Any]) -> Table:
+    task = model.get("task") or "task not known yet"
+    groups: Mapping[str, Any] = model.get("groups", {})
+    metrics = _METRICS.get(task, ())
+    baselines = list(dict.fromkeys(key for group in groups.values() for key in group.get("baselines", {})))
+    table = Table(title=f"{escape(name)} ({task})", title_justify="left", title_style="bold", pad_edge=False)
+    table.add_column("group")
+    for column in ("predictions", "outcomes", "pending", *metrics):
+        table.add_column(column, justify="right")
+    for baseline in baselines:
+        table.add_column(f"skill vs {escape(baseline)}", justify="right")
+    table.add_column("versions (loss)")
+    for group, report in groups.items():
+        own, skill = report.get("metrics", {}), report.get("skill", {})
+        table.add_row(
+            escape(group),
+            *(f"{report.get(key, 0):,}" for key in ("predictions", "outcomes", "pending")),
+            *(_number(own.get(metric)) for metric in metrics),
+            *(_skill(skill.get(baseline)) for baseline in baselines),
+            _versions(report.get("versions", {})),
+        )
+    return table
+
+
+def _happened(model: Mapping[str, Any], newest: int) -> Iterator[Text]:
+    events = [
+        *((one["at"], _signal(one)) for one in model.get("signals", ())),
+        *((one["at"], _request(one)) for one in model.get("retrain", ())),
+        *((one["at"], _update(one)) for one in model.get("model_updates", ())),
+    ]
+    events.sort(key=lambda event: event[0])
+    if len(events) > newest:
+        yield Text(f"  … {len(events) - newest} earlier", style="dim")
+    for at, text in events[-newest:]:
+        yield Text.assemble((f"  {moment(at)}  ", "dim"), text)
+
+
+def describe(event: Mapping[str, Any]) -> Text:
+    """Return a signal, a retrain request or a model update in words."""
+    if "severity" in event:
+        return _signal(event)
+    return _update(event) if "status" in event else _request(event)
+
+
+def _signal(signal: Mapping[str, Any]) -> Text:
+    change = f"{_number(signal.get('reference'))} → {_number(signal.get('value'))}"
+    style = "bold red" if signal["severity"] == "act" else "green" if signal["kind"] == "recovery" else "yellow"
+    return Text.assemble(
+        (f"{signal['kind']} ({signal['severity']})", style),
+        f" in {signal['group']}: {signal['detector']}, loss {change}",
+    )
+
+
+def _request(request: Mapping[str, Any]) -> Text:
+    return Text.assemble(
+        ("retrain requested", "bold magenta"),
+        f" for {request['group']}: {request['reason']}, {request['window']['rows']:,} rows",
+    )
+
+
+def _update(update: Mapping[str, Any]) -> Text:
+    losses = update["metrics"]
+    return Text.assemble(
+        (f"{update['version']} {update['status']}", "bold green" if update["status"] == "accepted" else "bold red"),
+        f" for {update['group']}: loss {_number(losses['incumbent'])} → {_number(losses['candidate'])},"
+        f" {update['rows_learned']:,} rows learned",
+    )
+
+
+def _versions(versions: Mapping[str, Any]) -> str:
+    newest = sorted(versions.items(), key=lambda one: one[1].get("first") or 0)[-3:]
+    return escape(", ".join(f"{name} ({_number(report.get('loss'))})" for name, report in newest))
+
+
+def _counts(topic: str, counts: Mapping[str, int]) -> str:
+    rest = ", ".join(f"{count:,} {status}" for status, count in counts.items() if count and status != "read")
+    return f"{topic}: {counts.get('read', 0):,} read" + (f" ({rest})" if rest else "")
+
+
+def _number(value: float | None) -> str:
+    return _UNDEFINED if value is None else f"{value:.4g}" if abs(value) >= 1000 else f"{value:.4f}"
+
+
+def _skill(value: float | None) -> str:
+    if value is None:
+        return _UNDEFINED
+    return f"[{'green' if value > 0 else 'red'}]{value:+.3f}[/]"
+
+
+def moment(at: float) -> str:
+    """Return a time in seconds since the epoch as UTC."""
+    try:
+        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return str(at)

@@ -1,0 +1,1 @@
+"""Serves what a worker knows."""

@@ -1,0 +1,68 @@
+"""Fixtures that more than one part of the tests needs."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from typing import NoReturn
+
+import pytest
+
+from streamapp.embedded import EmbeddedBroker, available, unavailable
+from tests.kafka import Given, Kafka, Unavailable
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pass a warning that kafka-python 3.0 causes in Python 3.11, whenever it is first imported."""
+    config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[Kafka | Given]:
+    """A real Kafka for the whole session. Give topics and groups the prefix of the fixture ``prefix``."""
+    given = os.environ.get("STREAMAPP_TEST_BROKER")
+    broker = Given(given) if given else _started()
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def own_kafka() -> Iterator[Kafka]:
+    """A real Kafka for one test, which may stop, kill and restart it."""
+    broker = _started()
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Iterator[EmbeddedBroker]:
+    """The embedded broker for the whole session. Give topics and groups the prefix of the fixture ``prefix``."""
+    if not available():
+        leave_out(f"no embedded broker: {unavailable()}")
+    with EmbeddedBroker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A prefix for topics and groups that no other test uses."""
+    return f"t{uuid.uuid4().hex[:8]}."
+
+
+def leave_out(reason: str) -> NoReturn:
+    """Skip the test; with ``CI=true`` nothing may be left out, so it fails there."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"CI=true leaves nothing out, but: {reason}")
+    pytest.skip(reason)
+
+
+def _started() -> Kafka:
+    broker = Kafka()
+    try:
+        broker.start()
+    except Unavailable as error:
+        broker.stop()
+        leave_out(f"no Apache Kafka: {error}")
+    except BaseException:
+        broker.stop()
+        raise
+    return broker

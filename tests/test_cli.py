@@ -1,0 +1,122 @@
+"""Every verb has help and the exit codes that the contract names; a user's mistake is one line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from streamapp.cli import main
+from streamapp.config import VARIABLES
+
+VERBS = ["demo", "worker", "replay", "simulate", "topics", "check", "status", "scored tail"]
+NOBODY = "127.0.0.1:9"
+"""The discard port: nothing listens there."""
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    return end.value.code if isinstance(end.value.code, int) else 0
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_that_names_the_exit_codes(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*verb.split(), "--help") == 0
+    shown = capsys.readouterr().out
+    assert "Usage:" in shown
+    assert "Exit codes: 0" in shown
+
+
+def test_help_of_worker_lists_every_variable_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    run("worker", "--help")
+    shown = capsys.readouterr().out
+    for variable in VARIABLES:
+        assert f"{variable.name} [{variable.default}]" in shown if variable.default else variable.name in shown
+        assert variable.help in shown
+
+
+def test_help_loads_no_library_that_it_does_not_need() -> None:
+    code = "import sys; sys.argv = ['streamapp', '--help']\nfrom streamapp.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    code += (
+        "print([m for m in ('numpy', 'river', 'faust', 'kafka', 'aiokafka', 'prometheus_client') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_python_dash_m_is_the_same_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "streamapp", "check", "/none.toml"], capture_output=True, timeout=60)
+    assert done.returncode == 1
+    assert b"/none.toml: cannot be read" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("unknown",),
+        ("replay",),
+        ("demo", "--for", "soon"),
+        ("demo", "--scenario", "sudden"),
+        ("worker", "--only", "joyner"),
+        ("worker", "--models", "/none.toml"),
+        ("replay", "--predictions", "-", "--outcomes", "-"),
+        ("replay", "--predictions", "/none.jsonl", "--outcomes", "/none.jsonl"),
+        ("replay", "--predictions", "/none.jsonl", "--outcomes", "/none.jsonl", "--models", "/none.toml"),
+        ("status", "--url", "ftp://x"),
+        ("status", "--url", f"http://{NOBODY}"),
+    ],
+    ids=" ".join,
+)
+def test_bad_usage_is_one_line_and_exit_code_two(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == "" or arguments == ("replay",)
+    assert "Traceback" not in said.err
+    assert said.err
+
+
+@pytest.mark.parametrize("verb", [("topics", "--check"), ("topics", "--create"), ("scored", "tail", "--until-end")])
+def test_a_broker_that_does_not_answer_is_named(
+    verb: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STREAMAPP_BROKER", NOBODY)
+    assert run(*verb) == 2
+    assert NOBODY in capsys.readouterr().err
+
+
+def test_check_exits_one_for_a_bad_file_and_names_the_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text("[models.fraud]\nbudgets = 1\n")
+    assert run("check", str(file)) == 1
+    assert f"{file}: models.fraud: 'budgets' is not a setting: did you mean budget?" in capsys.readouterr().out
+    assert run("check", str(file), "--json") == 1
+    assert json.loads(capsys.readouterr().out)["ok"] is False
+
+
+def test_check_exits_zero_for_a_good_file_and_says_what_waits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text("[models.fraud.comparison]\nalpha = 0.05\n")
+    assert run("check", str(file)) == 0
+    assert "note: models.fraud.comparison: read and checked, not in effect yet" in capsys.readouterr().out
+    assert run("check", str(file), "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["ok"], report["models"], len(report["notes"])) == (True, ["fraud"], 1)
+
+
+def test_topics_shows_its_plan_without_a_broker(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STREAMAPP_BROKER", NOBODY)
+    monkeypatch.setenv("STREAMAPP_PARTITIONS", "3")
+    assert run("topics", "--json") == 0
+    plans = {plan["name"]: plan for plan in json.loads(capsys.readouterr().out)["topics"]}
+    assert plans["streamapp.predictions"]["partitions"] == plans["streamapp.outcomes"]["partitions"] == 3
+    assert plans["streamapp.checkpoints-joiner"]["config"]["cleanup.policy"] == "compact"
+    assert run("topics") == 0
+    assert "streamapp.scored" in capsys.readouterr().out
