@@ -71,7 +71,7 @@ FAMILIES: tuple[Family, ...] = (
         "streamapp_model_updated_timestamp_seconds",
         "gauge",
         ("model", "version"),
-        "Event time of the first joined prediction of a version that answers now.",
+        "Event time of the first row that a version answered, of those that answer now.",
     ),
     Family("streamapp_model_info", "gauge", ("model", "task", "team"), "1 for each model watched."),
     Family("streamapp_window_samples", "gauge", ("model", "group"), "Rows in the current window."),
@@ -79,7 +79,7 @@ FAMILIES: tuple[Family, ...] = (
         "streamapp_updated_timestamp_seconds",
         "gauge",
         ("model", "group"),
-        "Event time of the newest joined prediction.",
+        "Log time of the newest outcome or verdict taken.",
     ),
     Family("streamapp_latency_slo_seconds", "gauge", ("model",), "Configured objective for the latency."),
     Family(

@@ -35,7 +35,7 @@ class Scenario(StrEnum):
 
     ABRUPT = "abrupt"
     GRADUAL = "gradual"
-    INPUT_ONLY = "input-only"
+    INPUTS = "inputs"
     NONE = "none"
 
 

@@ -216,7 +216,7 @@ class _Families:
                 buckets = list(zip(names, below.tolist(), strict=True))
                 metric.add_metric(labels, buckets, parts.get(_SUM, 0.0))
             elif isinstance(metric, SummaryMetricFamily):
-                metric.add_metric(labels, parts.get(_COUNT, 0.0), parts.get(_SUM, 0.0))
+                metric.add_metric(labels, int(parts.get(_COUNT, 0.0)), parts.get(_SUM, 0.0))
             else:
                 metric.add_metric(labels, parts[0])
 
@@ -305,7 +305,7 @@ def _process_counters(snapshot: Snapshot) -> dict[_Key, float]:
             put("streamapp_signals_total", (*names, "drift", "act", "policy"))
             put("streamapp_retrain_requests_total", (*names, "drift"))
     for (topic, status), count in snapshot.events.items():
-        if status != "read":
+        if status in _STATUSES.get(topic, ()):
             put("streamapp_events_total", (topic, status), count)
     for name, counted in (
         ("streamapp_rejected_total", snapshot.rejected),

@@ -1,6 +1,6 @@
 """Joiner, monitor and learner in one process, one partition each, with no broker: how replay runs the core."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from streamapp.core.join import InputBatch, Joiner
 from streamapp.core.learner import Learner
 from streamapp.core.monitor import Monitor
 from streamapp.core.settings import Settings
+from streamapp.exposition import Snapshot
 
 KEPT_ROWS = 500_000
 """Scored rows kept for a learner to go back to; a request that reaches further back learns from what is kept."""
@@ -43,6 +44,12 @@ class _Learned:
     version: str
     count: int
     model: bytes
+
+
+_STATUSES = {
+    "predictions": ("read", "accepted", "rejected", "duplicate"),
+    "outcomes": ("read", "accepted", "rejected", "duplicate", "late", "unmatched", "waiting"),
+}
 
 
 class Pipeline:
@@ -109,7 +116,27 @@ class Pipeline:
                 "reviews": 0,
                 "model_updates": [update for update in self.updates if update.model == name],
             }
-        return {"models": models, "events": event_counts(self.joiner.totals)}
+        totals = self.joiner.totals
+        events = {topic: {status: totals[topic][status] for status in names} for topic, names in _STATUSES.items()}
+        return {"models": models, "events": events}
+
+    def snapshot(self) -> Snapshot:
+        """Return what Prometheus would see of it."""
+        return Snapshot(
+            models=self.monitor.report(),
+            events={
+                (topic, status): count
+                for topic, counts in self.joiner.totals.items()
+                for status, count in counts.items()
+                if status not in ("read", "waiting")
+            },
+            rejected=dict(self.rejected),
+            signals=Counter((s.model, s.group, s.kind, s.severity, s.detector) for s in self.signals),
+            retrain_requests=Counter((r.model, r.group, r.reason) for r in self.requests),
+            model_updates=Counter((u.model, u.group, u.status) for u in self.updates),
+            pending={0: self.joiner.pending()},
+            log_time={0: self.joiner.log_time},
+        )
 
     def _score(self, message: Scored, now: float) -> Iterator[Signal | RetrainRequest | ModelUpdate]:
         offset, self._offset = self._offset, self._offset + 1

@@ -1,6 +1,5 @@
 """Run the core over recorded events, in the order of their times: no broker, no clock, the same answer every time."""
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -52,17 +51,14 @@ def summary(predictions: Recording, outcomes: Recording, settings: Settings) -> 
 
 
 def _cuts(predictions: Recording, outcomes: Recording) -> Iterator[tuple[int, int]]:
-    """Yield the ends of the pieces that predictions and outcomes are given in, in turns, predictions first.
+    """Yield the ends of the pieces that predictions and outcomes are given in, in turns.
 
-    Pieces are long, since the core is fast by the batch. But a prediction whose outcome was there before it is joined
-    at once, and must then find all earlier outcomes known: so a piece begins at each of those.
+    The joiner puts the two into one order by itself; pieces of the same stretch of time keep little waiting in it.
     """
     n, m = len(predictions), len(outcomes)
-    early = _behind_their_outcomes(predictions, outcomes)
     start = done = 0
     while start < n or done < m:
-        place = bisect_left(early, start + 1)
-        start = min(start + CHUNK, early[place] if place < len(early) else n, n)
+        start = min(start + CHUNK, n)
         # Ties go to predictions: outcomes of the same time come after them.
         upto = m if start == n else int(np.searchsorted(outcomes.times, predictions.times[start], side="left"))
         while True:
@@ -70,20 +66,6 @@ def _cuts(predictions: Recording, outcomes: Recording) -> Iterator[tuple[int, in
             yield start, done
             if done == upto:
                 break
-
-
-def _behind_their_outcomes(predictions: Recording, outcomes: Recording) -> list[int]:
-    """Return the places of predictions that came after an outcome of theirs."""
-    first: dict[str, float] = {}
-    for event in outcomes.events:
-        if isinstance(event, Outcome):
-            first.setdefault(event.prediction_id, event.ts)  # type: ignore[arg-type]  # the codec made it a float
-    after = float("inf")
-    return [
-        place
-        for place, event in enumerate(predictions.events)
-        if isinstance(event, Prediction) and event.ts > first.get(event.prediction_id, after)  # type: ignore[operator]
-    ]
 
 
 def _reached(predictions: Recording, outcomes: Recording, done_predictions: int, done_outcomes: int) -> float:

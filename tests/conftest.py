@@ -12,8 +12,11 @@ from tests.kafka import Given, Kafka, Unavailable
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let pass a warning that kafka-python 3.0 causes in Python 3.11, whenever it is first imported."""
+    """Let pass two warnings that kafka-python 3.0 causes, whoever uses it."""
+    # When first imported in Python 3.11.
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
+    # It leaves the socket of a refused connection to the garbage collector.
+    config.addinivalue_line("filterwarnings", "ignore:unclosed <socket.socket:ResourceWarning")
 
 
 @pytest.fixture(scope="session")

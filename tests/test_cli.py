@@ -38,7 +38,7 @@ def test_help_of_worker_lists_every_variable_with_its_default(capsys: pytest.Cap
 
 
 def test_help_loads_no_library_that_it_does_not_need() -> None:
-    code = "import sys; sys.argv = ['streamapp', '--help']\nfrom streamapp.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    code = "import sys\nfrom streamapp.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     code += (
         "print([m for m in ('numpy', 'river', 'faust', 'kafka', 'aiokafka', 'prometheus_client') if m in sys.modules])"
     )

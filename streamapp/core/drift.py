@@ -90,8 +90,9 @@ class RiverDetector:
 
     River says that something changed. What changed, and since when, is estimated here: the change is the cut through
     the last 512 losses that separates the means best. (ADWIN's own window is no estimate of it: at a rise from .1 to
-    .35 it was found 104 rows later, and 256 to 2592 rows were kept, 8 streams.) FHDDM takes 1 for a right answer, whatever its documentation says, and gets that. A seed that is not
-    given is 0, since a restored monitor must raise the same alarms.
+    .35 it was found 104 rows later, and 256 to 2592 rows were kept, 8 streams.) FHDDM takes 1 for a right answer,
+    whatever its documentation says, and gets that. A seed that is not given is 0, since a restored monitor must raise
+    the same alarms.
 
     Args:
         name: Class name in lower case.
@@ -139,7 +140,7 @@ class RiverDetector:
         """Always watching: these detectors have no reference to wait for."""
         return "watching"
 
-    def update(self, losses: Floats, times: Floats) -> list[Alarm]:  # noqa: ARG002 - part of the protocol
+    def update(self, losses: Floats, times: Floats) -> list[Alarm]:
         """Take the next losses; return the alarms in order of row."""
         rows = np.flatnonzero(np.isfinite(losses))
         values = np.clip(losses[rows], 0.0, 1.0).tolist()

@@ -36,7 +36,7 @@ CLASSES = frozenset(
     | {f"collections.{name}" for name in ("Counter", "OrderedDict", "defaultdict", "deque")}
     | {f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")}
     | {"numpy.ndarray", "numpy.random._mt19937.MT19937", "numpy.random._pcg64.PCG64"}
-    | {"streamapp.core.learner.LearnedModel", "streamapp.core.learner.Encoder"}
+    | {"streamapp.core.learned.LearnedModel"}
 )
 """Classes outside River that may be made."""
 

@@ -30,7 +30,7 @@ SUPERVISED = "STREAMAPP_SUPERVISED"
 """Set for processes that end when the process that started them has gone."""
 
 
-class App(faust.App):  # type: ignore[misc]
+class App(faust.App):
     """Faust's app, with our transport, our start and our way of ending.
 
     Args:
@@ -82,7 +82,7 @@ class App(faust.App):  # type: ignore[misc]
         return transport
 
     @cached_property
-    def transport(self) -> Any:  # type: ignore[override]
+    def transport(self) -> Any:
         """Our transport, whatever the broker's URL says."""
         return self._new_transport()
 

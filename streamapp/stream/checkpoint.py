@@ -39,7 +39,6 @@ class InputMark(Struct, frozen=True):
         record = batch.records[-1]
         return InputMark(batch.end, record.offset, digest(record))
 
-
     def at(self, position: int) -> "InputMark":
         """Return the mark with another position."""
         return InputMark(position, self.last, self.digest)

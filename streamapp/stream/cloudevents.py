@@ -1,15 +1,13 @@
 """Events for others: JSON with CloudEvents headers (Kafka binary mode)."""
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from streamapp.core.events import ModelUpdate, RetrainRequest, Signal
 from streamapp.stream.codec import encode_event
 from streamapp.stream.producer import Record
 
 
-def cloud_event(
-    topic: str, key: str, kind: str, event: Signal | RetrainRequest | ModelUpdate, at: float
-) -> Record:
+def cloud_event(topic: str, key: str, kind: str, event: Signal | RetrainRequest | ModelUpdate, at: float) -> Record:
     """Return the record that publishes an event.
 
     Args:
@@ -29,7 +27,7 @@ def cloud_event(
             ("ce_id", event.id.encode()),
             ("ce_type", f"streamapp.{kind}".encode()),
             ("ce_source", f"/streamapp/{topic}".encode()),
-            ("ce_time", datetime.fromtimestamp(at, timezone.utc).isoformat().encode()),
+            ("ce_time", datetime.fromtimestamp(at, UTC).isoformat().encode()),
             ("content-type", b"application/json"),
         ),
     )

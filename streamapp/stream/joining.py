@@ -22,7 +22,7 @@ SLACK = 20.0
 HELD = 2
 """Batches of one input that are held back before its fetching pauses."""
 TICK_INTERVAL = 1.0
-PROOF_MARGIN = 1.0
+PROOF_MARGIN = 0.25
 """Seconds by which the clocks of two brokers may differ."""
 MESSAGE_BYTES = 512 * 1024
 FULL_ROWS = 50_000
@@ -48,6 +48,7 @@ class JoinerTask(Task):
         config, settings = self.around.config, self.around.settings
         if not entries:
             self.joiner = Joiner(self.partition, settings, partitions=config.partitions)
+            self.joiner.start(predictions=self.position(self.predictions), outcomes=self.position(self.outcomes))
             return
         self.joiner = Joiner.restore(
             self.partition, settings, entries, partitions=config.partitions, allow_lost=config.allow_lost
@@ -102,13 +103,8 @@ class JoinerTask(Task):
         # Of the other input nothing is at hand. It may lag, or it may have ended.
         proof = self.around.end_proof(other)
         ended = proof is not None and proof.offset == self.position(other)
-        behind = self._log_time(other)
-        if ended or (behind is not None and _head(batch) <= behind + SLACK):
-            return batch
-        return None
-
-    def _log_time(self, tp: TP) -> float | None:
-        return self.joiner.predictions_log_time if tp == self.predictions else self.joiner.outcomes_log_time
+        known = self.joiner.predictions_log_time if other == self.predictions else self.joiner.outcomes_log_time
+        return batch if ended or _head(batch) <= known + SLACK else None
 
     def paused(self) -> set[TP]:
         """Return the inputs of which enough is held back."""
@@ -184,11 +180,11 @@ class JoinerTask(Task):
         if now - self._ticked < TICK_INTERVAL:
             return []
         self._ticked = now
-        log_time = self.joiner.log_time
         # Sent even where nothing is known yet: its acknowledgement tells the broker's time.
-        tick = encode_scored(Tick(partition=self.partition, log_time=log_time if log_time is not None else 0.0))
+        tick = encode_scored(Tick(partition=self.partition, log_time=self.joiner.log_time))
         topic = self.around.topics.scored
-        return [Record(topic=topic, partition=q, key=None, value=tick) for q in range(self.around.config.scored_partitions)]
+        partitions = range(self.around.config.scored_partitions)
+        return [Record(topic=topic, partition=partition, key=None, value=tick) for partition in partitions]
 
     def acknowledged(self, answer: Acknowledged) -> None:
         """Hear of a commit, and with it the broker's time."""

@@ -38,7 +38,7 @@ async def ready_to_start(config: ProcessConfig, roles: tuple[Role, ...], waits: 
     while True:
         try:
             problem = await _problem(config, roles)
-        except (KafkaError, OSError, asyncio.TimeoutError) as error:
+        except (TimeoutError, KafkaError, OSError) as error:
             problem = f"no answer from {config.broker} ({type(error).__name__})"
         if problem is None:
             return
@@ -54,7 +54,9 @@ async def _problem(config: ProcessConfig, roles: tuple[Role, ...]) -> str | None
     try:
         await admin.start()
         present = {
-            topic["topic"]: len(topic["partitions"]) for topic in await admin.describe_topics() if not topic["error_code"]
+            topic["topic"]: len(topic["partitions"])
+            for topic in await admin.describe_topics()
+            if not topic["error_code"]
         }
         needed = needed_topics(config, roles)
         missing = sorted(topic for topic in needed if topic not in present)

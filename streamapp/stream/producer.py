@@ -174,14 +174,14 @@ async def _send(kafka: aiokafka.AIOKafkaProducer, records: Sequence[Record]) -> 
 async def _within(seconds: float, work: Awaitable[_T], what: str) -> _T:
     try:
         return await asyncio.wait_for(work, seconds)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         raise CommitFailed(f"{what} took more than {seconds:g} s") from None
 
 
 async def _stop(kafka: aiokafka.AIOKafkaProducer) -> None:
     try:
         await asyncio.wait_for(kafka.stop(), STOP_DEADLINE)
-    except (asyncio.TimeoutError, KafkaError, OSError):
+    except (TimeoutError, KafkaError, OSError):
         kafka._closed = True  # dropped as it is: a producer that missed its deadline is never used again
 
 

@@ -27,7 +27,11 @@ from streamapp.stream.transport import Batch, FetchFailed
 
 logger = logging.getLogger(__name__)
 
-TASKS: dict[Role, type[Task]] = {"joiner": JoinerTask, "monitor": MonitorTask, "learner": LearnerTask}
+TASKS: dict[Role, Callable[[int, Surroundings], Task]] = {
+    "joiner": JoinerTask,
+    "monitor": MonitorTask,
+    "learner": LearnerTask,
+}
 STUCK_AFTER = 60.0
 """Seconds with lag and without any progress after which the process ends."""
 SHUTDOWN_DEADLINE = 15.0
@@ -46,7 +50,12 @@ class Runtime:
     """
 
     def __init__(
-        self, config: ProcessConfig, settings: Settings, roles: tuple[Role, ...], *, leave: Callable[[int], None] = os._exit
+        self,
+        config: ProcessConfig,
+        settings: Settings,
+        roles: tuple[Role, ...],
+        *,
+        leave: Callable[[int], None] = os._exit,
     ) -> None:
         self.config = config
         self.roles = roles
@@ -162,7 +171,7 @@ class Runtime:
 
     def _park(self, task: Task, reason: str, text: str) -> None:
         logger.error("%s: parked (%s): %s", task, reason, text)
-        task.parked = text
+        task.parked, task.parked_for = text, reason
         self.ready = False
         self.count_recovery(task.role, f"parked_{reason}")
         self._consumer.pause_partitions(task.inputs)
@@ -218,7 +227,9 @@ class Runtime:
         """Hear of a partition that cannot be read at its position."""
         task = self.tasks.get((self._roles_of[failure.tp.topic], failure.tp.partition))
         if task is not None and task.parked is None:
-            way_out = "the log no longer holds the task's position: it was truncated, made anew, or retention overtook it"
+            way_out = (
+                "the log no longer holds the task's position: it was truncated, made anew, or retention overtook it"
+            )
             self._park(task, "position", f"{failure}: {way_out}")
 
     # -- what goes out -----------------------------------------------------------------------------------------------

@@ -83,6 +83,8 @@ class Task(ABC):
         """What of each input has been applied."""
         self.parked: str | None = None
         """Why the task does not run, if it does not."""
+        self.parked_for = ""
+        """The same in one word."""
         self.progressed = monotonic()
         """Monotonic time at which something was last applied or committed."""
         self.committed_at: float | None = None

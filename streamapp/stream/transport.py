@@ -15,6 +15,7 @@ from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
+from faust.types.tuples import ConsumerMessage
 
 from streamapp.config import ProcessConfig
 
@@ -37,8 +38,6 @@ class Batch:
     """Position after them: behind the last record, and behind markers that follow it."""
     records: list[Any]
     """aiokafka's records, by rising offset."""
-    highwater: int
-    """End of the partition as last known, open transactions included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ class FetchFailed(Exception):
         self.error = error
 
 
-class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+class ConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread that owns aiokafka's consumer."""
 
     logger = driver.logger
@@ -69,7 +68,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         """Create and start the consumer, and begin to note where partitions end."""
         self.proofs = {}
         await super().on_start()
-        self._note_ends(self._consumer._fetcher)
+        self._note_ends(self._ensure_consumer()._fetcher)
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         # Faust reads committed only in its own exactly-once mode, and offers no setting for the fetch sizes.
@@ -154,7 +153,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
                 waiter = fetcher._create_fetch_waiter()
                 try:
                     await asyncio.wait_for(waiter, timeout)
-                except asyncio.TimeoutError:
+                except TimeoutError:
                     return []
                 if self.consumer.flow_active and not fetcher._subscriptions.reassignment_in_progress:
                     batches = self._drain(fetcher, active)
@@ -182,13 +181,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
                 fetcher._notify(fetcher._wait_consume_future)
             if start is None or state.position == start:
                 continue  # thrown away: the position had moved, or the partition has gone
-            batches.append(
-                Batch(tp=tp, start=start, end=state.position, records=records, highwater=state.highwater or state.position)
-            )
+            batches.append(Batch(tp=tp, start=start, end=state.position, records=records))
         return batches
 
 
-class Consumer(driver.Consumer):  # type: ignore[misc]
+class Consumer(driver.Consumer):
     """Faust's consumer, handing over batches and seeking where the runtime says."""
 
     logger = driver.logger
@@ -201,14 +198,14 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
     @property
     def runtime_positions(self) -> Callable[[Iterable[TP]], Awaitable[Mapping[TP, int]]]:
         """Return who knows where each partition is to be read from."""
-        return cast(Any, self.transport).positions
+        return cast(Transport, self.transport).positions
 
     async def perform_seek(self) -> None:
         """Seek every assigned partition to the position that its task has applied."""
         positions = await self.runtime_positions(self.assignment())
         if positions:
             await self.seek_wait({TP(tp.topic, tp.partition): offset for tp, offset in positions.items()})
-        cast(Any, self.transport).sought(positions)
+        cast(Transport, self.transport).sought(positions)
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Do nothing: tasks commit their own positions, together with what follows from them."""
@@ -257,7 +254,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             try:
                 batches = await self._thread.fetch(active, 0.25)
             except FetchFailed as failure:
-                cast(Any, self.transport).failed(failure)
+                cast(Transport, self.transport).failed(failure)
                 continue
             except ConsumerStoppedError:
                 if self.transport.app.should_stop:
@@ -271,14 +268,25 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             await asyncio.sleep(0)
 
     async def _hand_over(self, batch: Batch) -> None:
-        message = driver.ConsumerMessage(
-            batch.tp.topic, batch.tp.partition, batch.end - 1, 0.0, 0, [], None, batch, None, 0, 0, batch.tp,
+        message = ConsumerMessage(
+            topic=batch.tp.topic,
+            partition=batch.tp.partition,
+            offset=batch.end - 1,
+            timestamp=0.0,
+            timestamp_type=0,
+            headers=[],
+            key=None,
+            value=cast(Any, batch),
+            checksum=None,
+            serialized_key_size=0,
+            serialized_value_size=0,
+            tp=batch.tp,
             generation_id=self.app.consumer_generation_id,
-        )  # fmt: skip
+        )
         await self.callback(message)
 
 
-class Transport(driver.Transport):  # type: ignore[misc]
+class Transport(driver.Transport):
     """The transport of the worker's app.
 
     Attributes:

@@ -90,6 +90,9 @@ def snapshot(runtime: Runtime) -> Snapshot:
     """Return what Prometheus is to see."""
     counters = runtime.around.counters
     tasks = [task for task in runtime.tasks.values() if task.parked is None]
+    parked: dict[tuple[str, int], str] = {
+        (t.role, t.partition): t.parked_for for t in runtime.tasks.values() if t.parked is not None
+    }
     joiners = [task for task in tasks if isinstance(task, JoinerTask)]
     now = monotonic()
     return Snapshot(
@@ -100,9 +103,9 @@ def snapshot(runtime: Runtime) -> Snapshot:
         retrain_requests=dict(counters.retrain),
         model_updates=dict(counters.updates),
         recoveries=dict(runtime.recoveries),
-        parked={(task.role, task.partition): "checkpoint" for task in runtime.tasks.values() if task.parked is not None},
+        parked=parked,
         pending={task.partition: task.joiner.pending() for task in joiners},
-        log_time={t.partition: t.joiner.log_time for t in joiners if t.joiner.log_time is not None},
+        log_time={task.partition: task.joiner.log_time for task in joiners if task.joiner.log_time},
         lag={(tp.topic, tp.partition): lag for task in tasks for tp, lag in runtime.lag(task).items()},
         checkpoint_age={(t.role, t.partition): now - t.committed_at for t in tasks if t.committed_at is not None},
         checkpoint_bytes={(task.role, task.partition): task.checkpoint.bytes for task in tasks},
@@ -137,7 +140,9 @@ def summary(runtime: Runtime) -> dict[str, Any]:
 def _events(runtime: Runtime) -> dict[str, dict[str, int]]:
     counts = runtime.around.counters.events
     waiting = sum(
-        task.joiner.waiting for task in runtime.tasks.values() if isinstance(task, JoinerTask) and task.parked is None
+        task.joiner.totals["outcomes"]["waiting"]
+        for task in runtime.tasks.values()
+        if isinstance(task, JoinerTask) and task.parked is None
     )
     names = {
         "predictions": ("read", "accepted", "rejected", "duplicate"),
@@ -146,5 +151,3 @@ def _events(runtime: Runtime) -> dict[str, dict[str, int]]:
     events = {topic: {name: counts.get((topic, name), 0) for name in statuses} for topic, statuses in names.items()}
     events["outcomes"]["waiting"] = waiting
     return events
-
-

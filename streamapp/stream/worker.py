@@ -115,4 +115,3 @@ def main(config: ProcessConfig, environ: Mapping[str, str], roles: tuple[Role, .
     for thread in threads:
         thread.join(STOP_GRACE)
     return max((abs(supervisor.exit_code) for supervisor in supervisors), default=0)
-

@@ -71,8 +71,9 @@ STREAM = bernoulli(7, (3000, 0.1), (2000, 0.35), (3000, 0.1))
     ],
 )
 def test_wrapped_detector_alarms_where_the_bare_one_does(spec: Any, bare: Any) -> None:
-    rows = [alarm.row for alarm in feed(build(spec, QUICK), STREAM, [1000, 1001, 4321])]
-    assert rows == plain(bare, STREAM.tolist())
+    losses = STREAM[2000:4000] if isinstance(bare, drift.KSWIN) else STREAM  # 0.2 ms a row
+    rows = [alarm.row for alarm in feed(build(spec, QUICK), losses, [1000, 1001, 4321])]
+    assert rows == plain(bare, losses.tolist())
     assert rows
 
 

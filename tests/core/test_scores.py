@@ -71,7 +71,11 @@ def test_binary_metrics_are_those_of_scikit_learn(seed):
 
 
 def test_given_prediction_decides_before_the_threshold():
-    rows = [Row(outcome=True, prediction=True, scores=0.1), Row(outcome=False, scores=0.5), Row(outcome=True, scores=0.6)]
+    rows = [
+        Row(outcome=True, prediction=True, scores=0.1),
+        Row(outcome=False, scores=0.5),
+        Row(outcome=True, scores=0.6),
+    ]
     metrics = score(rows, "binary", ModelSettings(threshold=0.6)).metrics("brier")
     assert (metrics["accuracy"], metrics["recall"]) == (1.0, 1.0)
 

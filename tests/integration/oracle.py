@@ -55,7 +55,10 @@ def stream(
             yield "predictions", {**prediction, "scores": 1 - score}
         if draw.random() >= missing:
             truth = draw.random() < score
-            outcome: Event = ("outcomes", {"prediction_id": prediction["prediction_id"], "ts": ts + 0.5, "outcome": truth})
+            outcome: Event = (
+                "outcomes",
+                {"prediction_id": prediction["prediction_id"], "ts": ts + 0.5, "outcome": truth},
+            )
             waiting.append(outcome)
             if draw.random() < twice:
                 waiting.append((outcome[0], {**outcome[1], "outcome": not truth}))

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from streamapp.stream.codec import decode_scored
 
 from streamapp.core.events import ScoredBatch
-from streamapp.stream.codec import decode_scored
 from tests.integration.oracle import expected, stream
 from tests.integration.workers import Deployment, until
 
@@ -33,8 +33,10 @@ def assert_equals_oracle(deployment: Deployment, seed: int, pairs: int = PAIRS, 
     outcomes = sum(group.outcomes for group in oracle.values())
     predictions = sum(group.predictions for group in oracle.values())
     until(
-        lambda: sum(g["predictions"] for g in deployment.groups("fraud").values()) >= predictions
-        and deployment.resolved("fraud") >= outcomes,
+        lambda: (
+            sum(g["predictions"] for g in deployment.groups("fraud").values()) >= predictions
+            and deployment.resolved("fraud") >= outcomes
+        ),
         "all outcomes joined",
     )
     groups = deployment.groups("fraud")

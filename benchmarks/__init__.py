@@ -1,0 +1,1 @@
+"""Measurements, always against peers in the same run. Nothing here is a test."""

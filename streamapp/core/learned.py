@@ -1,0 +1,187 @@
+"""A model learned from scored rows: what teaches it, and what answers with it."""
+
+import importlib
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from river import base, preprocessing
+
+from streamapp.core import pickling
+from streamapp.core.losses import label_word
+from streamapp.core.settings import Label, LearnerSettings, ModelSettings, Task
+from streamapp.errors import CheckpointError, ConfigError
+
+DEFAULTS: dict[Task, dict[str, Any]] = {
+    "binary": {"model": "river.linear_model.LogisticRegression"},
+    "multiclass": {
+        "model": "river.multiclass.OneVsRestClassifier",
+        "parameters": {"classifier": {"model": "river.linear_model.LogisticRegression"}},
+    },
+    "regression": {"model": "river.linear_model.LinearRegression"},
+}
+"""Estimators where none is configured."""
+WORDS = 1000
+"""Different ``name=value`` inputs that are made of string features; later ones are left out."""
+
+Value = float | bool | str | None
+Features = Mapping[str, Value]
+
+
+class LearnedModel:
+    """A River estimator with what it needs to read features and to answer as the contract has it.
+
+    Numbers are scaled by their running mean and deviation, a bool is 0 or 1, a string becomes the input
+    ``name=value``, None is left out. Save it with :func:`streamapp.core.pickling.dumps`, load it with :meth:`load`.
+
+    Args:
+        task: What it answers.
+        settings: Of the model it repairs: ``learner``, ``positive`` and ``threshold`` are used.
+        seed: For estimators that draw random numbers.
+
+    Raises:
+        ConfigError: ``learner.model`` is no estimator of River's for this task, or refuses its parameters.
+
+    >>> model = LearnedModel("binary", ModelSettings(), seed=1)
+    >>> for amount in range(200):
+    ...     model.learn({"amount": amount}, amount > 100)
+    >>> prediction, score = model.predict({"amount": 190})
+    >>> prediction, score > 0.8
+    (True, True)
+    """
+
+    def __init__(self, task: Task, settings: ModelSettings, *, seed: int) -> None:
+        self.task: Task = task
+        self.positive = settings.positive
+        self.threshold = settings.threshold
+        self.estimator = build_estimator(settings.learner, task, seed)
+        self.scaler = preprocessing.StandardScaler() if settings.learner.scale else None
+        self.words: set[str] = set()
+        self.labels: dict[object, Label] = {}
+        """Outcomes as they came, by what the estimator calls them."""
+
+    @classmethod
+    def load(cls, data: bytes) -> "LearnedModel":
+        """Return the model that an artifact holds.
+
+        Raises:
+            CheckpointError: It holds none, or one that this River cannot read.
+        """
+        model = pickling.loads(data)
+        if not isinstance(model, cls):
+            raise CheckpointError(f"expected a learned model, got {type(model).__name__}")
+        return model
+
+    def learn(self, features: Features, outcome: Label) -> None:
+        """Learn one row."""
+        numbers, words = self._inputs(features)
+        room = WORDS - len(self.words)
+        if room > 0:
+            self.words.update([word for word in words if word not in self.words][:room])
+        if self.scaler is not None:
+            self.scaler.learn_one(numbers)
+        inputs = self._scaled(numbers, words)
+        if self.task == "regression":
+            self.estimator.learn_one(inputs, float(outcome))
+            return
+        name = outcome == self.positive if self.task == "binary" else label_word(outcome)
+        self.labels.setdefault(name, outcome)
+        self.estimator.learn_one(inputs, name)
+
+    def predict(self, features: Features) -> tuple[Label | None, float | dict[str, float] | None]:
+        """Return prediction and scores, as an event of ``predictions`` takes them.
+
+        Scores are the probability of the positive class (binary), of each class (multiclass, adding up to 1), or None
+        (regression). The prediction is None while a class it would name was never seen, or the number is not finite.
+        """
+        inputs = self._scaled(*self._inputs(features))
+        if self.task == "regression":
+            number = float(self.estimator.predict_one(inputs))
+            return (number if math.isfinite(number) else None), None
+        chances = self._chances(inputs)
+        if self.task == "binary":
+            score = chances.get(True, 0.0) if chances else 0.5
+            return self._binary(score >= self.threshold), score
+        if not chances:
+            return None, None
+        likeliest = max(sorted(chances, key=str), key=chances.__getitem__)
+        return self.labels.get(likeliest), {str(name): chance for name, chance in chances.items()}
+
+    def _chances(self, inputs: dict[str, float]) -> dict[object, float]:
+        try:
+            given = self.estimator.predict_proba_one(inputs)
+        except NotImplementedError:  # some classifiers only answer
+            name = self.estimator.predict_one(inputs)
+            return {} if name is None else {name: 1.0}
+        total = math.fsum(given.values())
+        if not 0.0 < total < math.inf:
+            return {}
+        return {name: min(max(chance / total, 0.0), 1.0) for name, chance in given.items()}
+
+    def _binary(self, positive: bool) -> Label | None:
+        if positive:
+            return self.positive
+        return self.labels.get(False, False if self.positive is True else None)
+
+    def _inputs(self, features: Features) -> tuple[dict[str, float], list[str]]:
+        numbers: dict[str, float] = {}
+        words = []
+        for name, value in features.items():
+            if isinstance(value, str):
+                words.append(f"{name}={value}")
+            elif value is not None:
+                numbers[name] = float(value)
+        return numbers, words
+
+    def _scaled(self, numbers: dict[str, float], words: list[str]) -> dict[str, float]:
+        inputs = dict(numbers) if self.scaler is None else dict(self.scaler.transform_one(numbers))
+        # Not scaled: a word is only ever seen as 1, and would be scaled to nothing.
+        inputs.update((word, 1.0) for word in words if word in self.words)
+        return inputs
+
+
+def build_estimator(settings: LearnerSettings, task: Task, seed: int) -> Any:
+    """Return a new estimator of River's for a task.
+
+    A parameter that is itself an object of River's is a table with ``model`` and ``parameters``.
+
+    Raises:
+        ConfigError: It is none of River's, not for this task, or refuses its parameters.
+    """
+    spec = DEFAULTS[task] if settings.model is None else {"model": settings.model}
+    if settings.parameters:
+        spec = spec | {"parameters": spec.get("parameters", {}) | settings.parameters}
+    estimator = _build(spec, seed)
+    wanted = base.Regressor if task == "regression" else base.Classifier
+    if not isinstance(estimator, wanted) or (task == "multiclass" and not estimator._multiclass):
+        raise ConfigError(f"learner.model: {spec['model']} is no estimator for a {task} task")
+    return estimator
+
+
+def _build(spec: Mapping[str, Any], seed: int) -> Any:
+    name = spec["model"]
+    kind = _find(name)
+    parameters = {
+        key: _build(value, seed) if isinstance(value, Mapping) and "model" in value else value
+        for key, value in spec.get("parameters", {}).items()
+    }
+    try:
+        if "seed" in inspect.signature(kind).parameters:
+            parameters.setdefault("seed", seed)
+        return kind(**parameters)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"learner.parameters: {name}: {error}") from error
+
+
+def _find(name: object) -> Any:
+    parts = name.split(".") if isinstance(name, str) else []
+    if len(parts) < 3 or parts[0] != "river" or pickling.EXCLUDED.intersection(parts):
+        raise ConfigError(f"learner.model must be an estimator like river.linear_model.PAClassifier, got {name!r}")
+    try:
+        found = getattr(importlib.import_module(".".join(parts[:-1])), parts[-1])
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"learner.model: River has no {name}") from error
+    if not (isinstance(found, type) and issubclass(found, base.Base)):
+        raise ConfigError(f"learner.model: {name} is no estimator")
+    return found

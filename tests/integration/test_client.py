@@ -1,0 +1,279 @@
+"""EventPublisher against real brokers, and against none."""
+
+import multiprocessing
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import msgspec
+import numpy as np
+import pytest
+from kafka import KafkaConsumer, TopicPartition
+from kafka.partitioner.default import murmur2
+
+from streamapp.address import free_port
+from streamapp.client import EventPublisher
+from streamapp.core.events import Outcome, Prediction
+from streamapp.errors import ConfigError
+from streamapp.stream.topics import TopicPlan, Topics, create
+
+PARTITIONS = 3
+
+
+@pytest.fixture
+def topics(kafka, prefix) -> Topics:
+    return inputs(kafka.bootstrap, prefix)
+
+
+def inputs(bootstrap: str, prefix: str) -> Topics:
+    topics = Topics(prefix)
+    create(bootstrap, [TopicPlan(name=name, partitions=PARTITIONS) for name in (topics.predictions, topics.outcomes)])
+    return topics
+
+
+def read(bootstrap: str, topic: str, count: int):
+    """Return so many records of a topic, waiting for them as long as the test may take."""
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap, group_id=None, auto_offset_reset="earliest")
+    try:
+        consumer.assign([TopicPartition(topic, partition) for partition in range(PARTITIONS)])
+        records = []
+        while len(records) < count:
+            records += [record for each in consumer.poll(1000).values() for record in each]
+        records += [record for each in consumer.poll(200).values() for record in each]
+        return records
+    finally:
+        consumer.close()
+
+
+def numbers(bootstrap: str, topic: str, count: int) -> list[int]:
+    return sorted(int(record.key) for record in read(bootstrap, topic, count))
+
+
+def predict(number: int, **fields: object) -> dict[str, object]:
+    return {"prediction_id": str(number), "model": "fraud", "ts": 1e9 + number, "prediction": True, **fields}
+
+
+class Errors(list):
+    """Collects what is reported."""
+
+    def __call__(self, error: Exception, value: bytes) -> None:
+        self.append((error, value))
+
+
+# With a broker
+
+
+@pytest.mark.integration
+def test_events_arrive_under_their_id_in_the_partition_that_java_would_choose(kafka, topics):
+    with EventPublisher(kafka.bootstrap, prefix=topics.prefix) as publisher:
+        for number in range(200):
+            assert publisher.publish(predict(number))
+    assert (publisher.published, publisher.delivered, publisher.failed) == (200, 200, 0)
+    records = read(kafka.bootstrap, topics.predictions, 200)
+    assert sorted(int(record.key) for record in records) == list(range(200))
+    assert all(record.partition == (murmur2(record.key) & 0x7FFFFFFF) % PARTITIONS for record in records)
+    assert all(msgspec.json.decode(record.value)["prediction_id"].encode() == record.key for record in records)
+
+
+@pytest.mark.integration
+def test_structs_mappings_and_keyword_arguments_say_the_same(kafka, topics):
+    with EventPublisher(kafka.bootstrap, prefix=topics.prefix) as publisher:
+        publisher.publish(Prediction("a", "fraud", 5.0, scores=0.25, features=msgspec.Raw(b'{"x":1}')))
+        publisher.publish({"prediction_id": "b", "model": "fraud", "ts": 5.0, "scores": 0.25, "features": {"x": 1}})
+        publisher.prediction(prediction_id="c", model="fraud", ts=5.0, scores=0.25, features={"x": 1})
+        publisher.publish(Outcome("a", 6.0, outcome=True))
+        publisher.publish({"prediction_id": "b", "ts": 6.0, "outcome": True})
+        publisher.outcome(prediction_id="c", ts=6.0, outcome=True)
+    for topic in (topics.predictions, topics.outcomes):
+        events = [msgspec.json.decode(record.value) for record in read(kafka.bootstrap, topic, 3)]
+        assert sorted(event.pop("prediction_id") for event in events) == ["a", "b", "c"]
+        assert events[0] == events[1] == events[2]
+
+
+@pytest.mark.integration
+def test_nothing_is_lost_or_doubled_when_the_broker_is_killed(own_kafka, prefix):
+    topics = inputs(own_kafka.bootstrap, prefix)
+    publisher = EventPublisher(own_kafka.bootstrap, prefix=prefix)
+    for number in range(1000):
+        publisher.publish(predict(number))
+    publisher.flush(10)
+    own_kafka.kill()
+    for number in range(1000, 2000):
+        assert publisher.publish(predict(number))
+    own_kafka.start()
+    assert publisher.flush(60)
+    assert publisher.close()
+    assert numbers(own_kafka.bootstrap, topics.predictions, 2000) == list(range(2000))
+
+
+@pytest.mark.integration
+def test_a_publisher_that_began_before_its_topics_delivers_once_they_exist(kafka, prefix):
+    publisher = EventPublisher(kafka.bootstrap, prefix=prefix)
+    assert publisher.publish(predict(1))
+    topics = inputs(kafka.bootstrap, prefix)
+    assert publisher.flush(30)
+    assert publisher.close()
+    assert numbers(kafka.bootstrap, topics.predictions, 1) == [1]
+
+
+PUBLISHES_AND_ENDS = """
+import sys
+from streamapp.client import EventPublisher
+publisher = EventPublisher(sys.argv[1], prefix=sys.argv[2])
+for number in range(500):
+    publisher.prediction(prediction_id=str(number), model="fraud", prediction=True)
+"""
+
+
+@pytest.mark.integration
+def test_a_process_that_simply_ends_has_delivered_first(kafka, topics):
+    subprocess.run([sys.executable, "-c", PUBLISHES_AND_ENDS, kafka.bootstrap, topics.prefix], check=True, timeout=60)
+    assert numbers(kafka.bootstrap, topics.predictions, 500) == list(range(500))
+
+
+@pytest.mark.integration
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_publishes_its_own_events(kafka, topics):
+    """Servers that load the application before they fork share one publisher object."""
+    publisher = EventPublisher(kafka.bootstrap, prefix=topics.prefix)
+    publisher.publish(predict(1))
+    publisher.flush(10)
+
+    def work() -> None:
+        publisher.publish(predict(2))
+        raise SystemExit(0 if publisher.close(10) and publisher.delivered == 1 else 1)
+
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join(30)
+    assert child.exitcode == 0
+    publisher.publish(predict(3))
+    assert publisher.close()
+    assert publisher.delivered == 2
+    assert numbers(kafka.bootstrap, topics.predictions, 3) == [1, 2, 3]
+
+
+@pytest.mark.integration
+def test_an_event_that_no_broker_takes_fails_with_its_bytes(kafka, topics):
+    errors = Errors()
+    publisher = EventPublisher(kafka.bootstrap, prefix=topics.prefix, on_error=errors)
+    assert publisher.publish(predict(1, tags={"big": "x" * 990_000}))
+    assert publisher.publish(predict(2, tags={"big": "x" * 1_100_000})) in (True, False)
+    assert not publisher.close() or publisher.rejected == 1
+    assert publisher.delivered == 1
+    ((_, value),) = errors
+    assert len(value) > 1_100_000
+
+
+@pytest.mark.embedded
+def test_the_embedded_broker_takes_events_too(embedded, prefix):
+    topics = inputs(embedded.bootstrap, prefix)
+    with EventPublisher(embedded.bootstrap, prefix=prefix) as publisher:
+        for number in range(2000):
+            publisher.publish(predict(number))
+    assert publisher.delivered == 2000
+    assert numbers(embedded.bootstrap, topics.predictions, 2000) == list(range(2000))
+
+
+# Without one
+
+
+@pytest.fixture
+def nobody() -> str:
+    return f"127.0.0.1:{free_port()}"
+
+
+def test_a_full_queue_drops_and_reports_what_does_not_fit(nobody):
+    errors = Errors()
+    publisher = EventPublisher(nobody, queue_size=10, on_error=errors)
+    assert [publisher.publish(predict(number)) for number in range(12)] == [True] * 10 + [False] * 2
+    assert (publisher.published, publisher.dropped, len(errors)) == (10, 2, 2)
+    assert not publisher.close(0.1)
+
+
+def test_closing_without_a_broker_fails_what_waits_and_gives_it_back(nobody):
+    errors = Errors()
+    publisher = EventPublisher(nobody, on_error=errors)
+    publisher.publish(predict(1))
+    assert not publisher.close(0.1)
+    assert (publisher.published, publisher.delivered, publisher.failed) == (1, 0, 1)
+    ((error, value),) = errors
+    assert isinstance(error, TimeoutError)
+    assert msgspec.json.decode(value)["prediction_id"] == "1"
+    assert not publisher.publish(predict(2))
+    assert publisher.dropped == 1
+
+
+def test_an_event_fails_when_nobody_takes_it_in_time(nobody):
+    errors = Errors()
+    publisher = EventPublisher(nobody, on_error=errors, delivery_timeout=0.2)
+    publisher.publish(predict(1))
+    assert publisher.flush(30)
+    assert publisher.failed == len(errors) == 1
+    publisher.close(0.1)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {},
+        {"prediction_id": "a"},
+        {"prediction_id": "a", "model": "fraud"},
+        {"prediction_id": 7, "model": "fraud", "ts": 1.0, "prediction": True},
+        {"prediction_id": "a", "model": "fraud", "ts": 1_700_000_000_000, "prediction": True},
+        {"prediction_id": "a", "model": "fraud", "ts": datetime(2026, 1, 1), "prediction": True},
+        {"prediction_id": "a", "model": "fraud", "ts": float("nan"), "prediction": True},
+        {"prediction_id": "a", "model": "fraud", "ts": 1.0, "prediction": True, "scores": float("nan")},
+        {"prediction_id": "a", "model": "fraud", "ts": 1.0, "prediction": float("inf")},
+        {"prediction_id": "a", "model": "fraud", "ts": 1.0, "scores": 1.5},
+        {"prediction_id": "a", "model": "fraud", "ts": 1.0, "prediction": True, "features": {"x": object()}},
+        {"prediction_id": "a", "ts": 1.0, "outcome": float("nan")},
+        Prediction("a", "fraud", 1.0, scores=-0.5),
+        Outcome("a", float("inf"), outcome=True),
+        None,
+        "text",
+    ],
+)
+def test_what_is_not_an_event_is_reported_and_never_raises(nobody, event):
+    errors = Errors()
+    publisher = EventPublisher(nobody, on_error=errors)
+    assert not publisher.publish(event)
+    assert (publisher.rejected, publisher.published, len(errors)) == (1, 0, 1)
+    assert publisher.close(0.1)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"prediction_id": "a", "model": "fraud", "ts": datetime(2026, 1, 1, tzinfo=UTC), "prediction": True},
+        {"prediction_id": "a", "model": "fraud", "ts": "2026-01-01T00:00:00Z", "prediction": "cat"},
+        {"prediction_id": "a", "model": "fraud", "ts": np.float64(1.0), "prediction": np.bool_(True)},
+        {"prediction_id": "a", "model": "m", "ts": 1, "scores": np.float32(0.5), "features": {"n": np.int64(3)}},
+        {"prediction_id": "ключ", "model": "fraud", "ts": 1.0, "prediction": 1.5, "of_ours": [1, 2]},
+        {"prediction_id": "a", "ts": 1.0, "status": "never"},
+        {"prediction_id": "a", "ts": 1.0, "loss": 0.5},
+    ],
+)
+def test_what_services_have_at_hand_is_an_event(nobody, event):
+    errors = Errors()
+    publisher = EventPublisher(nobody, on_error=errors)
+    assert publisher.publish(event), errors
+    publisher.close(0.0)
+
+
+def test_an_error_in_on_error_stays_in_it(nobody):
+    def fail(error: Exception, value: bytes) -> None:
+        raise RuntimeError("of the caller")
+
+    publisher = EventPublisher(nobody, on_error=fail)
+    assert not publisher.publish({})
+    publisher.close(0.1)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"broker": "localhost"}, {"typo": 1}, {"queue_size": 0}, {"delivery_timeout": 0.0}, {"compression": "lz4"}],
+)
+def test_arguments_that_cannot_be_right_are_refused_at_once(arguments):
+    with pytest.raises(ConfigError):
+        EventPublisher(**{"broker": "localhost:9092", **arguments})
