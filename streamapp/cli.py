@@ -133,12 +133,15 @@ def topics(
     ] = False,
     replication: Annotated[int, typer.Option(min=-1, help="Copies of each partition; -1: the broker's default.")] = -1,
     models: Annotated[Path | None, typer.Option(help="models.toml; instead of STREAMAPP_MODELS.")] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the broker.")] = 10.0,
     json: Json = False,
 ) -> None:
     """Show how the topics should be; make or check them."""
     from streamapp.commands.topics import run
 
-    raise typer.Exit(run(create=create, check=check, replication=replication, models=models, json=json))
+    raise typer.Exit(
+        run(create=create, check=check, replication=replication, models=models, timeout=timeout, json=json)
+    )
 
 
 @app.command(epilog="\b\nExit codes: 0 nothing wrong, 1 something wrong, 2 bad usage.\n")

@@ -48,7 +48,8 @@ class EventPublisher:
 
     Each event counts once in ``rejected`` (it is not a valid event), ``dropped`` (the queue was full, or the publisher
     closed) or ``published``; and each published one later in ``delivered`` (every in-sync replica has it) or
-    ``failed``.
+    ``failed``. A broker that refuses an event (say, one too long for its topic) makes those fail, too, that are on
+    their way at that moment.
 
     Args:
         broker: ``host:port``, several with commas between.
@@ -140,6 +141,7 @@ class EventPublisher:
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._run, name="streamapp-publisher", daemon=True)
                     self._thread.start()
+                    atexit.register(self._at_exit)
             else:
                 self.dropped += 1
         if not taken:
@@ -257,12 +259,12 @@ class EventPublisher:
                 self._ending.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 self._wake.set()
-        if self._producer is not None:
-            with contextlib.suppress(KafkaTimeoutError):
-                self._producer.close(timeout=1.0)
+        self._discard()
 
     def _drain(self) -> None:
         """Send all that waits. What was not sent when this raises stays in the queue."""
+        if self._producer is not None and _useless(self._producer):
+            self._discard()
         if self._producer is None:
             reason = unreachable(self._broker, _BLOCK_MS / 1000)
             if reason is not None:
@@ -273,6 +275,9 @@ class EventPublisher:
             if not self._closed:
                 atexit.register(self._at_exit)
         while self._queue and not self._ending.is_set():
+            if _useless(self._producer):
+                self._wake.set()
+                return
             topic, key, value, _ = self._queue[0]
             try:
                 future = self._producer.send(topic, key=key, value=value)
@@ -285,6 +290,12 @@ class EventPublisher:
                 self._queue.popleft()
                 future.add_callback(self._deliver)
                 future.add_errback(lambda error, value=value: self._fail(value, error))
+
+    def _discard(self) -> None:
+        if self._producer is not None:
+            with contextlib.suppress(KafkaTimeoutError):
+                self._producer.close(timeout=1.0)
+            self._producer = None
 
     def _deliver(self, _metadata: object) -> None:
         with self._lock:
@@ -315,6 +326,12 @@ class EventPublisher:
 
     def _at_exit(self) -> None:
         self.close(5.0)
+
+
+def _useless(producer: Any) -> bool:
+    """Tell whether an idempotent producer takes nothing any more, because a broker refused one of its batches."""
+    manager = producer._transaction_manager
+    return manager is not None and bool(manager.has_fatal_error())
 
 
 def _plain(value: Any) -> Any:

@@ -1,17 +1,16 @@
 """``models.toml``: how each model is watched, as an operator writes it, read into the core's settings."""
 
 import difflib
-import importlib
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import msgspec
 from msgspec import Struct
 
-from streamapp.core.settings import ModelSettings, Seconds, Settings
+from streamapp.core.settings import ModelSettings, Seconds, Settings, Task
 from streamapp.errors import ConfigError
 
 _T = TypeVar("_T")
@@ -19,10 +18,8 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 6048
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
 _EXPECTED_DURATION = 'a duration such as "30m", "1d", "200ms" or a number of seconds'
 
-_CLASS_BASELINES = ("prior", "majority")
-_NUMBER_BASELINES = ("mean", "median")
-_BASELINES = (*_CLASS_BASELINES, *_NUMBER_BASELINES, "persistence", "seasonal", "constant", "incumbent")
-_LOSSES = {
+_BASELINES = ("prior", "majority", "mean", "median", "persistence", "seasonal", "constant", "incumbent")
+_LOSSES: dict[str, tuple[str, ...]] = {
     "binary": ("error", "brier", "log"),
     "multiclass": ("error", "brier", "log"),
     "regression": ("absolute", "squared"),
@@ -147,11 +144,13 @@ def _model(table: object, where: str) -> ModelSettings:
     _shares(settings.groups, where)
     _task(settings, where)
     for index, spec in enumerate(settings.baselines or ()):
-        _baseline(spec, settings, f"{where}.baselines[{index}]")
+        _baseline(spec, f"{where}.baselines[{index}]")
+    if settings.baselines is not None:
+        _fits(settings, where)
     for index, spec in enumerate(settings.detectors if settings.detectors != _DEFAULTS.detectors else ()):
         _detector(spec, settings, f"{where}.detectors[{index}]")
-    if settings.learner.model is not None:
-        _estimator(settings, f"{where}.learner")
+    if settings.learner != _DEFAULTS.learner:
+        _estimator(settings, where)
     return settings
 
 
@@ -250,7 +249,7 @@ def _task(settings: ModelSettings, where: str) -> None:
     raise ConfigError(f"{where}.loss: expected one of {expected} for task {settings.task}, got {settings.loss!r}")
 
 
-def _baseline(spec: str | Mapping[str, Any], settings: ModelSettings, where: str) -> None:
+def _baseline(spec: str | Mapping[str, Any], where: str) -> None:
     if isinstance(spec, str):
         if spec in ("seasonal", "constant"):
             raise ConfigError(f"{where}: {spec} needs a value: {{ {spec} = … }}")
@@ -269,9 +268,18 @@ def _baseline(spec: str | Mapping[str, Any], settings: ModelSettings, where: str
             raise ConfigError(f"{where}.constant: expected an answer, got {_short(value)}")
     if name not in _BASELINES:
         raise ConfigError(f"{where}: {_unknown(name, _BASELINES, 'is not a baseline')}")
-    wrong = _NUMBER_BASELINES if settings.task in ("binary", "multiclass") else _CLASS_BASELINES
-    if settings.task is not None and name in wrong:
-        raise ConfigError(f"{where}: {name} is not a baseline for task {settings.task}")
+
+
+def _fits(settings: ModelSettings, where: str) -> None:
+    """Refuse baselines that would stop the monitor when it comes to know the task."""
+    from streamapp.core.baselines import plan  # loads numpy: only where baselines are configured
+
+    for task in (settings.task,) if settings.task is not None else get_args(Task):
+        try:
+            plan(settings, task)
+        except ConfigError as error:
+            hint = "" if settings.task is not None else "; name the task, or leave the baseline out"
+            raise ConfigError(f"{where}.{error}{hint}") from None
 
 
 def _detector(spec: str | Mapping[str, Any], settings: ModelSettings, where: str) -> None:
@@ -279,22 +287,24 @@ def _detector(spec: str | Mapping[str, Any], settings: ModelSettings, where: str
 
     try:
         build(spec, settings)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{where}: {error}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {str(error).removeprefix('detectors: ')}") from None
 
 
 def _estimator(settings: ModelSettings, where: str) -> None:
-    """Refuse estimators that River does not have: a dotted name is code, and only River's is run."""
-    name = settings.learner.model or ""
-    module, _, kind = name.rpartition(".")
-    if not name.startswith("river."):
-        raise ConfigError(f"{where}.model: expected a dotted name that begins with river., got {name!r}")
-    try:
-        estimator = getattr(importlib.import_module(module), kind)
-    except (ImportError, AttributeError):
-        raise ConfigError(f"{where}.model: River has no {name!r}") from None
-    if not (isinstance(estimator, type) and hasattr(estimator, "learn_one") and hasattr(estimator, "predict_one")):
-        raise ConfigError(f"{where}.model: expected an estimator that learns, got {name!r}")
+    """Refuse estimators that River does not have, or that do not take their parameters."""
+    from streamapp.core.learned import build_estimator  # loads River likewise
+
+    tasks = (settings.task,) if settings.task is not None else get_args(Task)
+    errors = []
+    for task in tasks:
+        try:
+            build_estimator(settings.learner, task, 0)
+        except ConfigError as error:
+            errors.append(str(error))
+        else:
+            return
+    raise ConfigError(f"{where}.{errors[0]}")
 
 
 def _unknown(key: str, known: Iterable[str], what: str = "is not a setting") -> str:

@@ -16,7 +16,7 @@ from streamapp.core.events import (
     UpdateMetrics,
 )
 from streamapp.core.join import InputBatch, Joiner
-from streamapp.core.learner import Learner
+from streamapp.core.learner import Learner, seed_of
 from streamapp.core.monitor import Monitor
 from streamapp.core.settings import Settings
 from streamapp.exposition import Snapshot
@@ -167,13 +167,16 @@ class Pipeline:
     def _begin(self, request: RetrainRequest) -> _Learning:
         parent = self._learned.get((request.model, request.group))
         version = f"learned-{parent.count + 1 if parent else 1}"
+        (task,) = (report.task for report in self.monitor.report() if report.model == request.model)
+        assert task is not None  # a row has told, or there would be no drift
         learner = Learner(
             request,
             self._settings.of(request.model),
+            task,
             parent=parent.model if parent else None,
             parent_version=parent.version if parent else None,
             version=version,
-            seed=int.from_bytes(request.id.encode()[:4], "big"),
+            seed=seed_of(request),
         )
         for offset, batch in self._kept:
             if offset >= request.scored.from_ and batch.model == request.model:

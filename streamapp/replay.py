@@ -1,7 +1,6 @@
 """Run the core over recorded events, in the order of their times: no broker, no clock, the same answer every time."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ def replay(
     outcomes: Recording,
     settings: Settings,
     *,
+    chunk: int = CHUNK,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Pipeline:
     """Run the core over two recordings until the largest time of both, and return it as it then is.
@@ -30,11 +30,12 @@ def replay(
         predictions: What was answered.
         outcomes: What came to be known.
         settings: How models are watched.
+        chunk: Events of each kind that the core is given at once.
         progress: Called with the number of events done since the last call.
     """
     pipeline = Pipeline(settings)
     first_prediction = first_outcome = 0
-    for last_prediction, last_outcome in _cuts(predictions, outcomes):
+    for last_prediction, last_outcome in _cuts(predictions, outcomes, chunk):
         if last_prediction > first_prediction:
             pipeline.predictions(_batch(predictions, first_prediction, last_prediction))
         if last_outcome > first_outcome:
@@ -45,12 +46,7 @@ def replay(
     return pipeline
 
 
-def summary(predictions: Recording, outcomes: Recording, settings: Settings) -> dict[str, Any]:
-    """Return the summary of two recordings."""
-    return replay(predictions, outcomes, settings).summary()
-
-
-def _cuts(predictions: Recording, outcomes: Recording) -> Iterator[tuple[int, int]]:
+def _cuts(predictions: Recording, outcomes: Recording, chunk: int) -> Iterator[tuple[int, int]]:
     """Yield the ends of the pieces that predictions and outcomes are given in, in turns.
 
     The joiner puts the two into one order by itself; pieces of the same stretch of time keep little waiting in it.
@@ -58,11 +54,11 @@ def _cuts(predictions: Recording, outcomes: Recording) -> Iterator[tuple[int, in
     n, m = len(predictions), len(outcomes)
     start = done = 0
     while start < n or done < m:
-        start = min(start + CHUNK, n)
+        start = min(start + chunk, n)
         # Ties go to predictions: outcomes of the same time come after them.
         upto = m if start == n else int(np.searchsorted(outcomes.times, predictions.times[start], side="left"))
         while True:
-            done = min(done + CHUNK, upto)
+            done = min(done + chunk, upto)
             yield start, done
             if done == upto:
                 break

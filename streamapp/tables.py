@@ -15,6 +15,7 @@ _METRICS = {
     "multiclass": ("accuracy", "macro_f1", "brier"),
     "regression": ("mae", "rmse", "r2"),
 }
+_COUNTS = ("predictions", "outcomes", "pending", "expired", "censored", "lost")
 _NEWEST = 8
 """Events shown of each model."""
 _UNDEFINED = "-"
@@ -45,27 +46,37 @@ def to_json(value: object) -> str:
 
 
 def _groups(name: str, model: Mapping[str, Any]) -> Table:
+    """Return a model's groups side by side: a column each, so that they fit a narrow terminal."""
     task = model.get("task") or "task not known yet"
     groups: Mapping[str, Any] = model.get("groups", {})
-    metrics = _METRICS.get(task, ())
-    baselines = list(dict.fromkeys(key for group in groups.values() for key in group.get("baselines", {})))
+    reports = list(groups.values())
     table = Table(title=f"{escape(name)} ({task})", title_justify="left", title_style="bold", pad_edge=False)
-    table.add_column("group")
-    for column in ("predictions", "outcomes", "pending", *metrics):
-        table.add_column(column, justify="right")
-    for baseline in baselines:
-        table.add_column(f"skill vs {escape(baseline)}", justify="right")
-    table.add_column("versions (loss)")
-    for group, report in groups.items():
-        own, skill = report.get("metrics", {}), report.get("skill", {})
-        table.add_row(
-            escape(group),
-            *(f"{report.get(key, 0):,}" for key in ("predictions", "outcomes", "pending")),
-            *(_number(own.get(metric)) for metric in metrics),
-            *(_skill(skill.get(baseline)) for baseline in baselines),
-            _versions(report.get("versions", {})),
-        )
+    table.add_column("")
+    for group in groups:
+        table.add_column(escape(group), justify="right")
+    for key in _COUNTS:
+        if key in _COUNTS[:3] or any(report.get(key) for report in reports):
+            table.add_row(key, *(f"{report.get(key, 0):,}" for report in reports))
+    for metric in _METRICS.get(task, ()):
+        table.add_row(metric, *(_number(report.get("metrics", {}).get(metric)) for report in reports))
+    table.add_section()
+    for baseline in dict.fromkeys(key for report in reports for key in report.get("baselines", {})):
+        cells = (_against(report, baseline) for report in reports)
+        table.add_row(f"against {escape(baseline)}", *cells)
+    if any(report.get("versions") for report in reports):
+        table.add_section()
+        table.add_row("loss by version", *(_versions(report.get("versions", {})) for report in reports))
     return table
+
+
+def _against(report: Mapping[str, Any], baseline: str) -> str:
+    """Return a baseline's loss, and the skill against it."""
+    losses = {loss: value for loss, value in report.get("baselines", {}).get(baseline, {}).items() if loss != "rows"}
+    loss = next((name for name in ("brier", "error", "mae") if losses.get(name) is not None), None)
+    skill = report.get("skill", {}).get(baseline)
+    if loss is None and skill is None:
+        return _UNDEFINED
+    return f"{loss or ''} {_number(losses.get(loss) if loss else None)}, skill {_skill(skill)}"
 
 
 def _happened(model: Mapping[str, Any], newest: int) -> Iterator[Text]:
@@ -115,7 +126,7 @@ def _update(update: Mapping[str, Any]) -> Text:
 
 def _versions(versions: Mapping[str, Any]) -> str:
     newest = sorted(versions.items(), key=lambda one: one[1].get("first") or 0)[-3:]
-    return escape(", ".join(f"{name} ({_number(report.get('loss'))})" for name, report in newest))
+    return escape("\n".join(f"{name}: {_number(report.get('loss'))}" for name, report in newest))
 
 
 def _counts(topic: str, counts: Mapping[str, int]) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import uuid
+import warnings
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -13,10 +14,12 @@ from tests.kafka import Given, Kafka, Unavailable
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let pass two warnings that kafka-python 3.0 causes, whoever uses it."""
-    # When first imported in Python 3.11.
+    # When it is first imported in Python 3.11.
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
-    # It leaves the socket of a refused connection to the garbage collector.
+    # It leaves the socket of a refused connection to the garbage collector, which may come after the last test: the
+    # line above holds during tests, the filter below when all are over.
     config.addinivalue_line("filterwarnings", "ignore:unclosed <socket.socket:ResourceWarning")
+    warnings.filterwarnings("ignore", "unclosed <socket.socket", ResourceWarning)
 
 
 @pytest.fixture(scope="session")

@@ -79,7 +79,16 @@ def test_bad_usage_is_one_line_and_exit_code_two(
     assert said.err
 
 
-@pytest.mark.parametrize("verb", [("topics", "--check"), ("topics", "--create"), ("scored", "tail", "--until-end")])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ("topics", "--check", "--timeout", "0.2"),
+        ("topics", "--create", "--timeout", "0.2"),
+        ("scored", "tail"),
+        ("simulate",),
+    ],
+    ids=" ".join,
+)
 def test_a_broker_that_does_not_answer_is_named(
     verb: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,14 +15,18 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from streamapp.artifacts import ArtifactStore
 from streamapp.core.events import ModelUpdate, Outcome, Prediction, UpdateMetrics
+from streamapp.core.learned import LearnedModel
 from streamapp.core.pickling import dumps
-from streamapp.errors import ConfigError
+from streamapp.core.settings import ModelSettings
+from streamapp.errors import ConfigError, StreamappError
 from streamapp.simulate import record, services, simulation
 from streamapp.simulation import DATASETS, SCENARIOS, Answering, Dataset, Scenario, Simulation, load
 from streamapp.simulation.models import Answer, pretrain
+from streamapp.simulation.services import Services
 from streamapp.stream.topics import Topics, create, plan
 
 SHUTTLE = load("shuttle")
+STEADY = Scenario(kind="none")
 
 
 class Coin:
@@ -34,7 +40,7 @@ def coins() -> dict[str, Answering]:
     return {group: Answering("v1", Coin()) for group in ("champion", "challenger")}
 
 
-def events(count: int = 500, scenario: Scenario = Scenario(kind="none"), **options: object) -> list:
+def events(count: int = 500, scenario: Scenario = STEADY, **options: object) -> list:
     return list(Simulation(SHUTTLE, scenario, coins(), **options).events(1e9, count))
 
 
@@ -124,7 +130,7 @@ def test_what_the_clock_measures_is_added_to_the_latency():
 @pytest.mark.parametrize("kind", SCENARIOS)
 def test_nothing_changes_before_the_moment_of_change(kind):
     changing = events(1000, Scenario(kind=kind, at=2.0))
-    steady = events(1000, Scenario(kind="none"))
+    steady = events(1000, STEADY)
     early = [pair for pair in changing if pair[0] < 1e9 + 2.0]
     assert len(early) > 500
     assert early == steady[: len(early)]
@@ -132,7 +138,7 @@ def test_nothing_changes_before_the_moment_of_change(kind):
 
 def test_an_abrupt_change_swaps_the_features_of_every_row_after_it():
     changed = predictions(events(1000, Scenario(kind="abrupt", at=0.0)))
-    steady = predictions(events(1000, Scenario(kind="none")))
+    steady = predictions(events(1000, STEADY))
     names = list(SHUTTLE.rows[0][0])
     for new, old in zip(changed, steady, strict=True):
         before, after = msgspec.json.decode(old.features), msgspec.json.decode(new.features)
@@ -228,15 +234,29 @@ def read_lines(path: Path, kind: type) -> list[str]:
 # Threads
 
 
+@pytest.fixture
+def running() -> Iterator[Callable[..., Services]]:
+    """Makes services, which end with the test."""
+    made: list[Services] = []
+
+    def make(*arguments: Any, **options: Any) -> Services:
+        made.append(services(*arguments, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.stop()
+
+
 @pytest.mark.embedded
-def test_services_publish_what_the_simulation_says(embedded, prefix):
+def test_services_publish_what_the_simulation_says(embedded, prefix, running):
     topics = Topics(prefix)
     create(embedded.bootstrap, plan(topics, partitions=1, scored_partitions=1))
-    running = services(embedded.bootstrap, prefix=prefix, rate=500.0, delay=(0.0, 0.1))
-    running.start(200)
-    assert running.wait(30)
-    assert running.stop()
-    published = running.publisher
+    simulated = running(embedded.bootstrap, prefix=prefix, rate=500.0, delay=(0.0, 0.1))
+    simulated.start(200)
+    assert simulated.wait(30)
+    assert simulated.stop()
+    published = simulated.publisher
     assert (published.rejected, published.dropped, published.failed) == (0, 0, 0)
     assert published.delivered == published.published
     consumer = KafkaConsumer(bootstrap_servers=embedded.bootstrap, group_id=None, auto_offset_reset="earliest")
@@ -248,8 +268,15 @@ def test_services_publish_what_the_simulation_says(embedded, prefix):
     assert sum(each.topic == topics.predictions for each in records) == 200
 
 
+def learned() -> LearnedModel:
+    model = LearnedModel("binary", ModelSettings(), seed=1)
+    for features, outcome in SHUTTLE.rows[:50]:
+        model.learn(features, outcome)
+    return model
+
+
 def update(store: ArtifactStore, status: str = "accepted", **changes: object) -> ModelUpdate:
-    artifact = store.put("shuttle/champion/learned-1", dumps(SHUTTLE_MODEL))
+    artifact = store.put("shuttle/champion/learned-1", dumps(learned()))
     fields = {
         "id": "u1",
         "model": "shuttle",
@@ -267,27 +294,34 @@ def update(store: ArtifactStore, status: str = "accepted", **changes: object) ->
 
 
 @pytest.mark.embedded
-def test_services_take_the_version_that_the_learner_offers(embedded, prefix, tmp_path: Path):
+def test_services_take_the_version_that_the_learner_offers(embedded, prefix, running, tmp_path: Path):
     topics = Topics(prefix)
     create(embedded.bootstrap, plan(topics, partitions=1, scored_partitions=1))
-    running = services(embedded.bootstrap, prefix=prefix, artifacts=str(tmp_path), rate=100.0)
-    running.start()
+    simulated = running(embedded.bootstrap, prefix=prefix, artifacts=str(tmp_path), rate=100.0)
+    simulated.start()
     producer = KafkaProducer(bootstrap_servers=embedded.bootstrap)
     offered = msgspec.json.encode(update(ArtifactStore(str(tmp_path))))
-    while not running.updates:
+    while not simulated.updates:
         # Services begin at the end of the topic, so the offer is repeated until they are there.
         producer.send(topics.model_updates, value=b"not an update")
         producer.send(topics.model_updates, value=offered).get(5)
-        assert not running.wait(0.2)
-    assert running.versions == {"champion": "learned-1", "challenger": "v1"}
+        assert not simulated.wait(0.2)
+    assert simulated.versions == {"champion": "learned-1", "challenger": "v1"}
     producer.close(5)
-    assert running.stop()
 
 
 @pytest.mark.parametrize("changes", [{"status": "rejected", "artifact": None}, {"model": "fraud"}, {"group": "nobody"}])
-def test_updates_that_are_not_for_us_change_nothing(tmp_path: Path, changes):
-    running = services("127.0.0.1:9", artifacts=str(tmp_path))
-    running.take(update(ArtifactStore(str(tmp_path)), **changes))
-    assert set(running.versions.values()) == {"v1"}
-    assert running.updates == []
-    running.stop()
+def test_updates_that_are_not_for_us_change_nothing(running, tmp_path: Path, changes):
+    simulated = running("127.0.0.1:9", artifacts=str(tmp_path))
+    simulated.take(update(ArtifactStore(str(tmp_path)), **changes))
+    assert set(simulated.versions.values()) == {"v1"}
+    assert simulated.updates == []
+
+
+def test_an_artifact_that_is_not_what_the_update_says_is_refused(running, tmp_path: Path):
+    simulated = running("127.0.0.1:9", artifacts=str(tmp_path))
+    offered = update(ArtifactStore(str(tmp_path)))
+    forged = msgspec.structs.replace(offered, artifact=msgspec.structs.replace(offered.artifact, sha256="0" * 64))
+    with pytest.raises(StreamappError):
+        simulated.take(forged)
+    assert set(simulated.versions.values()) == {"v1"}

@@ -13,7 +13,7 @@ from streamapp.stream import topics
 from streamapp.tables import to_json
 
 
-def run(*, create: bool, check: bool, replication: int, models: Path | None, json: bool) -> int:
+def run(*, create: bool, check: bool, replication: int, models: Path | None, timeout: float, json: bool) -> int:
     """Show, make or check the topics, and return the exit code."""
     environ = dict(os.environ)
     if models is not None:
@@ -31,10 +31,12 @@ def run(*, create: bool, check: bool, replication: int, models: Path | None, jso
         return 0
     report: dict[str, object] = {}
     if create:
-        report["created"] = topics.create(config.broker, plans, replication=replication, **config.security())
+        report["created"] = topics.create(
+            config.broker, plans, replication=replication, timeout=timeout, **config.security()
+        )
     problems = 0
     if check:
-        findings = topics.check(config.broker, plans, keep=_longest(settings), **config.security())
+        findings = topics.check(config.broker, plans, keep=_longest(settings), timeout=timeout, **config.security())
         problems = sum(finding.severity == "problem" for finding in findings)
         report["findings"] = findings
     if json:

@@ -156,7 +156,8 @@ def _scores(column: _Column) -> tuple[tuple[str, ...], Floats, Floats]:
     tables = [scores if isinstance(scores, dict) else {} for scores in column]
     classes = {name: place for place, name in enumerate(dict.fromkeys(name for table in tables for name in table))}
     width = len(classes)
-    probabilities = np.full(len(column) * width, np.nan)
+    # A class that a row does not name has no probability there; a row without scores over classes knows of none.
+    probabilities = np.repeat([0.0 if table else np.nan for table in tables], width)
     cells = [row * width + classes[name] for row, table in enumerate(tables) for name in table]
     probabilities[cells] = [share for table in tables for share in table.values()]
     scalar = _floats([None if isinstance(scores, dict) else scores for scores in column])

@@ -21,6 +21,12 @@ class Pending(Struct, gc=False):
     refused: bool = False
     """An outcome of this id came that did not belong."""
 
+    def deadline(self) -> float:
+        """Return the log time beyond which it expires."""
+        assert self.prediction is not None
+        ts: float = self.prediction.ts  # type: ignore[assignment]  # the codec made it a float
+        return (ts if ts > self.log_time else self.log_time) + self.group.window + self.group.grace
+
 
 class Deadlines:
     """A calendar of deadlines in days of one second, with the current day as a heap.
@@ -56,7 +62,7 @@ class Deadlines:
             entries.append(pending)
 
     def due(self, clock: float) -> Iterator[tuple[float, Pending]]:
-        """Remove and yield (deadline, pending) of those with a deadline below *clock*, soonest first, then by offset."""
+        """Remove and yield (deadline, pending) where the deadline is below *clock*, soonest first, then by offset."""
         while self._open(clock):
             deadline, _, pending = self._today[0]
             if deadline >= clock:
@@ -103,7 +109,7 @@ class Deadlines:
             self._size -= len(entries)
             for pending in entries:
                 if pending.prediction is not None:
-                    self._today.append((pending.group.deadline(pending.prediction.ts, pending.log_time), pending.offset, pending))
+                    self._today.append((pending.deadline(), pending.offset, pending))
             heapify(self._today)
             self._size += len(self._today)
 

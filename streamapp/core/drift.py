@@ -222,7 +222,7 @@ class RiverDetector:
         """
         try:
             state = msgspec.msgpack.decode(data, type=_State)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise CheckpointError(f"state of {self.name} cannot be read: {error}") from error
         if state.version != VERSION:
             raise CheckpointError(f"state of {self.name} has format {state.version}, this streamapp reads {VERSION}")

@@ -19,6 +19,8 @@ BLOCK = 512
 """Steps after which products are folded into the state: the smallest possible product, 0.3**512, is 1e-268."""
 VERSION = 1
 
+_LANES = np.arange(len(BETS))
+
 
 @dataclass(frozen=True, slots=True)
 class _Crossing:
@@ -40,14 +42,12 @@ class _Side(Struct):
     """The mean that is not exceeded while nothing changes."""
     batch: int
     """Rows averaged to one step, so that correlated losses do not fool the test."""
-    base: Floats
-    """The statistic when products were last folded into it; those below are since then."""
     product: Floats
-    """Product of the factors."""
-    inverse: Floats
-    """Sum of 1 / product, as it was before each step."""
+    """Product of the factors since it was last folded into the statistic."""
+    mass: Floats
+    """The statistic at the last fold, plus the sum of 1 / product as it was before each step since."""
     floor: Floats
-    """Lowest product, ever, on the scale of the last fold: there the CUSUM was last at its floor."""
+    """Lowest product, ever, on the scale of the last fold: there the CUSUM was at its floor."""
     age: Ints
     """Plus ``steps``: steps since that floor."""
     since: Floats
@@ -62,7 +62,7 @@ class _Side(Struct):
     def start(cls, bound: float, batch: int) -> "_Side":
         zero, one = np.zeros(len(BETS)), np.ones(len(BETS))
         age = np.zeros(len(BETS), np.int64)
-        return cls(bound, batch, zero, one, zero, one, age, zero, np.zeros(0))
+        return cls(bound, batch, one, zero, one, age, zero, np.zeros(0))
 
     def advance(self, rows: Floats, threshold: float) -> _Crossing | None:
         """Take rows up to the first crossing. After one, the state is of no use any more."""
@@ -70,7 +70,7 @@ class _Side(Struct):
         if batch > 1:
             rows = np.concatenate([self.pending, rows])
             whole = len(rows) // batch * batch
-            self.pending = rows[whole:]
+            self.pending = rows[whole:].copy()
             rows = rows[:whole].reshape(-1, batch).mean(axis=1)
         start = 0
         while start < len(rows):
@@ -82,26 +82,27 @@ class _Side(Struct):
         return None
 
     def _block(self, x: Floats, threshold: float) -> _Crossing | None:
-        # With P the product and M0 the statistic at the fold, M_n = P_n * (M0 + sum of 1 / P_j over j < n).
+        # With P the product and M_0 the statistic at the fold, M_n = P_n * (M_0 + sum of 1 / P_j over j < n).
         # Accumulations are carried on where the last call stopped: how rows are cut does not matter, to the bit.
         size = len(x) + 1
         products = np.empty((len(BETS), size))
         products[:, 0] = self.product
         np.multiply.outer(BETS / self.bound, x - self.bound, out=products[:, 1:])
         products[:, 1:] += 1.0
-        inverses = np.empty((len(BETS), size))
-        inverses[:, 0] = self.inverse
+        masses = np.empty((len(BETS), size))
+        masses[:, 0] = self.mass
         with np.errstate(over="ignore"):  # past the threshold a product may become infinite
             np.multiply.accumulate(products, axis=1, out=products)
-            np.divide(1.0, products[:, :-1], out=inverses[:, 1:])
-            np.add.accumulate(inverses, axis=1, out=inverses)
-            scores = (products * (self.base[:, None] + inverses)).mean(axis=0)
+            np.divide(1.0, products[:, :-1], out=masses[:, 1:])
+            np.add.accumulate(masses, axis=1, out=masses)
+            scores = np.add.reduce(products * masses, axis=0) / len(BETS)
         totals = np.add.accumulate(np.concatenate([[self.total], x]))
         hit = self._hit(products, scores, threshold)
         end = size if hit is None else hit + 1
         self._lower(products[:, 1:end], totals[1:end])
         self.steps += end - 1
-        self.product, self.inverse = products[:, end - 1], inverses[:, end - 1]
+        # Copies: a view would keep the whole block alive.
+        self.product, self.mass = products[:, end - 1].copy(), masses[:, end - 1].copy()
         self.total, self.score = float(totals[end - 1]), float(scores[end - 1])
         if hit is not None:
             lane = int(np.argmax(self.product / self.floor))
@@ -125,17 +126,17 @@ class _Side(Struct):
         return int(high.argmax()) if high.any() else None
 
     def _lower(self, products: Floats, totals: Floats) -> None:
-        last = products.shape[1] - 1 - products[:, ::-1].argmin(axis=1)
-        lowest = products[np.arange(len(BETS)), last]
-        lower = lowest <= self.floor
+        first = products.argmin(axis=1)
+        lowest = products[_LANES, first]
+        lower = lowest < self.floor
         self.floor = np.where(lower, lowest, self.floor)
-        self.age = np.where(lower, -(self.steps + last + 1), self.age)
-        self.since = np.where(lower, -totals[last], self.since)
+        self.age = np.where(lower, -(self.steps + first + 1), self.age)
+        self.since = np.where(lower, -totals[first], self.since)
 
     def _fold(self) -> None:
-        self.base = self.product * (self.base + self.inverse)
+        self.mass = self.product * self.mass
         self.floor = self.floor / self.product
-        self.product, self.inverse = np.ones(len(BETS)), np.zeros(len(BETS))
+        self.product = np.ones(len(BETS))
         self.age, self.since = self.age + self.steps, self.since + self.total
         self.steps, self.total = 0, 0.0
 
@@ -146,8 +147,8 @@ class EDetector:
     For losses x in [0, 1] and a mean of at most m while nothing changes, ``M <- (M + 1) * (1 + bet * (x - m))`` is a
     Shiryaev-Roberts e-detector for every bet in (0, 1/m), and so is the average over several bets. Alarming when it
     reaches ``budget`` gives a mean run length of at least ``budget`` rows between false alarms, whatever the
-    distribution (Shin, Ramdas, Rinaldo: E-detectors: a nonparametric framework for sequential change detection, New
-    England Journal of Statistics in Data Science, 2024, arXiv:2203.03532). m is the upper bound of
+    distribution (Shin, Ramdas, Rinaldo: E-detectors: a nonparametric framework for sequential change detection,
+    arXiv:2203.03532). m is the upper bound of
     :class:`~streamapp.core.loss_reference.LossReference`; the promise holds as far as that bound does.
 
     Where the reference shows correlated losses, the means of 16 or 64 rows are tested instead, against ``budget``
@@ -291,7 +292,7 @@ class EDetector:
         """
         try:
             state = msgspec.msgpack.decode(data, type=_State, dec_hook=lambda _, values: np.array(values))
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise CheckpointError(f"state of e-sr cannot be read: {error}") from error
         if state.version != VERSION:
             raise CheckpointError(f"state of e-sr has format {state.version}, this streamapp reads {VERSION}")

@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import Meta, Raw, Struct
 from numpy.typing import NDArray
 
-from streamapp.core.settings import Label
+from streamapp.core.settings import Label, Task
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -288,6 +288,8 @@ class RetrainRequest(Struct, frozen=True, kw_only=True):
     metrics: BeforeAfter
     deadline: float
     """Log time after which nobody waits for it any more."""
+    task: Task | None = None
+    """What the monitor takes the model's task to be."""
 
 
 class Artifact(Struct, frozen=True, kw_only=True):

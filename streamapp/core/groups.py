@@ -36,7 +36,3 @@ class Group:
         """Accepted since they were last taken."""
         self.arrived_at = -inf
         """Log time of the last accepted prediction."""
-
-    def deadline(self, ts: float, log_time: float) -> float:
-        """Return the log time beyond which a prediction expires."""
-        return (ts if ts > log_time else log_time) + self.window + self.grace

@@ -119,7 +119,7 @@ class Intake:
         times = np.maximum.accumulate(np.asarray(batch.timestamps[skip:], dtype=np.float64))
         log_times = np.maximum(times, self.log_time).tolist()
         self.log_time = log_times[-1]
-        columns = (batch.keys, batch.values, batch.events)
-        if skip:
-            offsets, columns = offsets[skip:], tuple(column[skip:] for column in columns)
-        return list(zip(offsets, log_times, *columns, strict=True))
+        if not skip:
+            return list(zip(offsets, log_times, batch.keys, batch.values, batch.events, strict=True))
+        columns = (batch.offsets[skip:], log_times, batch.keys[skip:], batch.values[skip:], batch.events[skip:])
+        return list(zip(*columns, strict=True))

@@ -6,24 +6,19 @@ end was reached; until then it waits in a buffer. So what comes out depends on t
 them was interleaved or cut into batches.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, nextafter
 
-import msgspec
-
-from streamapp.core import columns, joinstate
-from streamapp.core.early import Early
-from streamapp.core.events import Arrivals, DeadLetter, Outcome, Prediction, ScoredBatch, Verdict
+from streamapp.core import columns
+from streamapp.core.events import Arrivals, DeadLetter, ScoredBatch
 from streamapp.core.hashing import partitions as partitions_of
 from streamapp.core.intake import InputBatch, Intake
-from streamapp.core.joinstate import Delta, Meta, TopicMeta
+from streamapp.core.joinstate import JoinCheckpoint
 from streamapp.core.matching import Matching
-from streamapp.core.pages import Pages
-from streamapp.core.remembered import Resolved
+from streamapp.core.rejoin import Rejoin
 from streamapp.core.settings import Settings
-from streamapp.core.tally import Tally
-from streamapp.errors import CheckpointError, DecodeError
+from streamapp.errors import DecodeError
 
 __all__ = ["InputBatch", "JoinOutput", "Joiner"]
 
@@ -58,27 +53,17 @@ class Joiner:
         settings: Settings of the models.
         partitions: How many partitions the topics have, to count records whose key is not their prediction_id or
             whose key belongs elsewhere as ``misplaced``; None: do not look.
-        allow_lost: Give pending predictions that retention removed the verdict LOST, rather than refuse to restore.
     """
 
-    def __init__(
-        self, partition: int, settings: Settings, *, partitions: int | None = None, allow_lost: bool = False
-    ) -> None:
+    def __init__(self, partition: int, settings: Settings, *, partitions: int | None = None) -> None:
         self._partition = partition
         self._partitions = partitions
-        self._allow_lost = allow_lost
         self._matching = Matching(partition, settings)
         self._predictions = Intake()
         self._outcomes = Intake()
         self._misplaced: tuple[set[int], set[int]] = set(), set()
-        self._deltas: dict[int, tuple[float, int]] = {}
-        """Stored deltas: largest horizon, lowest outcome offset."""
-        self._next_delta = 0
-        self._group_entries: list[bytes] = []
-        self._meta = b""
-        self._stored_waiting: dict[tuple[str, str], int] = {}
-        self._found: tuple[set[int], set[int]] = set(), set()
-        self._matched: dict[int, list[Resolved]] = {}
+        self._checkpoint = JoinCheckpoint(partition)
+        self._rejoin: Rejoin | None = None
 
     # Input
 
@@ -86,6 +71,7 @@ class Joiner:
         """Begin at these offsets; without it, and without a checkpoint, a joiner begins at 0."""
         for intake, offset in ((self._predictions, predictions), (self._outcomes, outcomes)):
             intake.applied = intake.done = offset
+        self._checkpoint.bases = predictions, outcomes
 
     def predictions(self, batch: InputBatch) -> None:
         """Take what was fetched of ``predictions``; records before :attr:`predictions_applied` are skipped."""
@@ -122,7 +108,7 @@ class Joiner:
             resolved.rows.clear()
         matching.resolved.clear()
         pending = {key: group.pending for key, group in matching.groups.items() if group.pending}
-        state = self._state(rows, pending)
+        state = self._checkpoint.changes(matching, self._predictions, self._outcomes, rows, pending)
         dead_letters = tuple(matching.dead_letters)
         matching.dead_letters.clear()
         counts: dict[tuple[str, str], int] = {}
@@ -150,8 +136,13 @@ class Joiner:
         accepted + rejected + duplicate + late + unmatched + waiting.
         """
         counts = {tally.topic: tally.counts() for tally in (self._matching.predictions, self._matching.outcomes)}
-        counts["outcomes"]["waiting"] = len(self._matching.early)
+        counts["outcomes"]["waiting"] = self.waiting
         return counts
+
+    @property
+    def waiting(self) -> int:
+        """How many outcomes wait for their prediction."""
+        return len(self._matching.early)
 
     def pending(self) -> int:
         """Return how many predictions wait for their outcome."""
@@ -170,8 +161,11 @@ class Joiner:
 
     @property
     def predictions_base(self) -> int:
-        """Offset of ``predictions`` to read again from on restore; where the log begins later, read from there."""
-        return self._predictions.base(self._matching.pending_pages.lowest())[0]
+        """Offset to read ``predictions`` again from if restored now, as of the last :meth:`take`.
+
+        Where the log begins later, read from its beginning.
+        """
+        return self._checkpoint.bases[0]
 
     @property
     def outcomes_applied(self) -> int:
@@ -180,22 +174,26 @@ class Joiner:
 
     @property
     def outcomes_base(self) -> int:
-        """Offset of ``outcomes`` to read again from on restore; where the log begins later, read from there."""
-        return self._outcomes.base(self._lowest_outcome())[0]
+        """Offset to read ``outcomes`` again from; as :attr:`predictions_base`."""
+        return self._checkpoint.bases[1]
 
     @property
-    def predictions_log_time(self) -> float:
-        """Log time up to which ``predictions`` are known; 0.0 before the first record or proof."""
-        return self._predictions.frontier
+    def predictions_log_time(self) -> float | None:
+        """Log time up to which ``predictions`` are known; None before the first record or proof."""
+        return self._predictions.frontier or None
 
     @property
-    def outcomes_log_time(self) -> float:
-        """Log time up to which ``outcomes`` are known; 0.0 before the first record or proof."""
-        return self._outcomes.frontier
+    def outcomes_log_time(self) -> float | None:
+        """Log time up to which ``outcomes`` are known; None before the first record or proof."""
+        return self._outcomes.frontier or None
 
     @property
-    def log_time(self) -> float:
-        """Log time up to which both are known: everything before it is settled."""
+    def log_time(self) -> float | None:
+        """Log time before which everything is settled; None until both topics are known to some."""
+        return self._clock or None
+
+    @property
+    def _clock(self) -> float:
         return min(self._predictions.frontier, self._outcomes.frontier)
 
     # Settling
@@ -203,15 +201,15 @@ class Joiner:
     def _hand_in(self, intake: Intake, batch: InputBatch, misplaced: set[int]) -> None:
         first = intake.applied
         intake.hand_in(batch)
-        self._announce(batch, first, misplaced)
+        self._announce(batch, first, intake.applied, misplaced)
         self._settle()
 
-    def _announce(self, batch: InputBatch, first: int, misplaced: set[int]) -> None:
-        """Look at the ids of a whole batch at once, from offset *first* on."""
+    def _announce(self, batch: InputBatch, first: int, end: int, misplaced: set[int]) -> None:
+        """Look at the ids of a whole batch at once, from offset *first* to before *end*."""
         events = [
             (offset, key, event.prediction_id)
             for offset, key, event in zip(batch.offsets, batch.keys, batch.events, strict=True)
-            if offset >= first and not isinstance(event, DecodeError)
+            if first <= offset < end and not isinstance(event, DecodeError)
         ]
         if not events:
             return
@@ -256,7 +254,7 @@ class Joiner:
         for intake, misplaced in zip((predictions, outcomes), self._misplaced, strict=True):
             if misplaced:
                 misplaced.difference_update([offset for offset in misplaced if offset < intake.done])
-        clock = self.log_time
+        clock = self._clock
         if clock > matching.soonest:
             matching.move(clock)
 
@@ -284,61 +282,11 @@ class Joiner:
     def _let_go(self, pending: Mapping[tuple[str, str], int]) -> None:
         """Forget what nothing can ask for any more."""
         matching = self._matching
-        matching.remembered.forget(self.log_time)
+        matching.remembered.forget(self._clock)
         matching.deadlines.compact(matching.pending)
         if len(matching.groups) > 2 * len(pending) + 1000:
             matching.groups = {key: group for key, group in matching.groups.items() if group.pending}
             matching.models = {group.model: group.rows for group in matching.groups.values()}
-
-    def _state(self, rows: Sequence[ScoredBatch], pending: Mapping[tuple[str, str], int]) -> dict[bytes, bytes | None]:
-        """Return the checkpoint entries that changed."""
-        matching = self._matching
-        entries: dict[bytes, bytes | None] = {}
-        for pages in (
-            matching.pending_pages,
-            matching.refused_pages,
-            matching.waiting_pages,
-            matching.repeated_pages,
-        ):
-            entries |= pages.changes()
-        clock = self.log_time
-        for number in [number for number, (expires, _) in self._deltas.items() if expires < clock]:
-            del self._deltas[number]
-            entries[_delta_key(number)] = None
-        for batch in rows:
-            for delta in joinstate.deltas(batch, matching.group(batch.model, batch.group.words[0])):
-                if delta.expires >= clock:
-                    entries[_delta_key(self._next_delta)] = msgspec.msgpack.encode(delta)
-                    self._deltas[self._next_delta] = delta.expires, delta.lowest
-                    self._next_delta += 1
-        before, now = self._group_entries, joinstate.group_entries([(*key, n) for key, n in pending.items()])
-        for number in range(max(len(before), len(now))):
-            old, new = (values[number] if number < len(values) else None for values in (before, now))
-            if old != new:
-                entries[_group_key(number)] = new
-        self._group_entries = now
-        meta = msgspec.msgpack.encode(self._describe())
-        if meta != self._meta:
-            self._meta = entries[joinstate.META] = meta
-        return entries
-
-    def _describe(self) -> Meta:
-        return Meta(
-            format=joinstate.FORMAT,
-            partition=self._partition,
-            predictions=_topic_meta(
-                self._predictions, self._matching.pending_pages.lowest(), self._matching.predictions
-            ),
-            outcomes=_topic_meta(self._outcomes, self._lowest_outcome(), self._matching.outcomes),
-            next_delta=self._next_delta,
-            next_groups=len(self._group_entries),
-        )
-
-    def _lowest_outcome(self) -> int | None:
-        """Return the lowest offset of ``outcomes`` that waits or is remembered."""
-        offsets = [lowest for _, lowest in self._deltas.values() if lowest >= 0]
-        waiting = self._matching.waiting_pages.lowest()
-        return min(offsets if waiting is None else [*offsets, waiting], default=None)
 
     # Restoring
 
@@ -358,164 +306,46 @@ class Joiner:
         ``predictions_applied`` to :meth:`reread_predictions`, then those of outcomes to :meth:`reread_outcomes`, then
         call :meth:`restored`.
 
+        Args:
+            partition: As of the constructor; likewise settings and partitions.
+            settings: See there.
+            entries: Every entry of the checkpoint.
+            partitions: See there.
+            allow_lost: Give pending predictions that retention removed the verdict LOST, rather than refuse.
+
         Raises:
             CheckpointError: The entries are incomplete, broken, or of another partition or format.
         """
-        meta = joinstate.decode_meta(entries, partition)
-        joiner = cls(partition, settings, partitions=partitions, allow_lost=allow_lost)
-        joiner._meta = entries[joinstate.META]
-        joiner._next_delta = meta.next_delta
-        matching = joiner._matching
-        _restore_topic(joiner._predictions, matching.predictions, meta.predictions)
-        _restore_topic(joiner._outcomes, matching.outcomes, meta.outcomes)
-        matching.pending_pages = Pages.restore("pending", entries)
-        matching.refused_pages = Pages.restore("refused", entries)
-        matching.waiting_pages = Pages.restore("waiting", entries)
-        matching.repeated_pages = Pages.restore("repeated", entries)
-        for number in range(meta.next_groups):
-            key = _group_key(number)
-            data = entries.get(key)
-            if data is None:
-                raise CheckpointError(f"checkpoint of partition {partition} has no entry {key.decode()!r}")
-            joiner._group_entries.append(data)
-            for model, name, n in joinstate.decode(key, data, joinstate.Waiting).counts:
-                joiner._stored_waiting[model, name] = n
-        joiner._restore_deltas(entries)
+        joiner = cls(partition, settings, partitions=partitions)
+        joiner._checkpoint, waiting = JoinCheckpoint.restore(
+            partition, entries, joiner._matching, joiner._predictions, joiner._outcomes
+        )
+        joiner._rejoin = Rejoin(partition, joiner._matching, waiting, allow_lost=allow_lost)
         return joiner
-
-    def _restore_deltas(self, entries: Mapping[bytes, bytes]) -> None:
-        keys = [key for key in entries if key.startswith(_DELTA)]
-        try:
-            for key in sorted(keys, key=lambda key: int(key.removeprefix(_DELTA))):
-                delta = joinstate.decode(key, entries[key], Delta)
-                self._deltas[int(key.removeprefix(_DELTA))] = delta.expires, delta.lowest
-                for resolved in joinstate.resolved(delta):
-                    if resolved.horizon >= self.log_time:
-                        self._matching.remembered.restore(resolved)
-        except (ValueError, IndexError) as error:
-            raise CheckpointError(f"remembered rows of the checkpoint cannot be read: {error}") from error
-        for resolved in self._matching.remembered.matched():
-            self._matched.setdefault(resolved.outcome_offset, []).append(resolved)
 
     def reread_predictions(self, batch: InputBatch) -> None:
         """Take records again, without any output; those that are not needed are skipped."""
-        matching, intake = self._matching, self._predictions
-        self._announce_again(batch, intake, self._misplaced[0])
-        for offset, log_time, _, _, prediction in intake.reread(batch):
-            if offset in matching.pending_pages and isinstance(prediction, Prediction):
-                self._found[0].add(offset)
-                group = matching.group(prediction.model, prediction.group)
-                found = matching.found(prediction.prediction_id)
-                pending = matching.wait(prediction, offset, log_time, group, found)
-                pending.refused = offset in matching.refused_pages
-                matching.expect(pending)
+        intake = self._predictions
+        self._announce(batch, 0, intake.applied, self._misplaced[0])
+        self._restoring().predictions(intake, batch)
 
     def reread_outcomes(self, batch: InputBatch) -> None:
         """Take records again, without any output; those that are not needed are skipped."""
-        matching, intake = self._matching, self._outcomes
-        misplaced = set[int]()
-        self._announce_again(batch, intake, misplaced)
-        for offset, log_time, key, value, outcome in intake.reread(batch):
-            if not isinstance(outcome, Outcome):
-                continue
-            for resolved in self._matched.get(offset, ()):
-                resolved.outcome, resolved.outcome_log_time = outcome, log_time
-            if offset in matching.waiting_pages:
-                self._found[1].add(offset)
-                repeated = offset in matching.repeated_pages
-                matching.keep(Early(outcome, offset, log_time, key, value, offset in misplaced, repeated))
-        self._misplaced[1].update(offset for offset in misplaced if offset >= intake.done)
-
-    def _announce_again(self, batch: InputBatch, intake: Intake, misplaced: set[int]) -> None:
-        self._announce(batch, 0, misplaced)
-        misplaced.difference_update([offset for offset in misplaced if offset >= intake.applied])
+        intake = self._outcomes
+        self._announce(batch, 0, intake.applied, self._misplaced[1])
+        self._restoring().outcomes(intake, batch, self._misplaced[1])
 
     def restored(self) -> None:
         """End the restore: everything between base and applied was read again.
 
         Raises:
-            CheckpointError: Offsets that are needed were not among it, and ``allow_lost`` is off.
+            CheckpointError: Records that are needed were not among it, and ``allow_lost`` is off.
         """
-        matching = self._matching
-        lost = [offset for offset in matching.pending_pages if offset not in self._found[0]]
-        gone = [offset for offset in matching.waiting_pages if offset not in self._found[1]]
-        for topic, missing in (("predictions", lost), ("outcomes", gone)):
-            if missing and not self._allow_lost:
-                raise CheckpointError(
-                    f"{len(missing)} records that the checkpoint waits for are not in {topic} "
-                    f"{self._partition} any more: offsets {_some(missing)}"
-                )
-        self._lose(lost)
-        for offset in gone:
-            matching.waiting_pages.discard(offset)
-            matching.outcomes.unmatched += 1
-            matching.outcomes.lost += 1
-        self._found, self._matched, self._stored_waiting = (set(), set()), {}, {}
+        self._restoring().end(self._clock)
+        self._rejoin = None
         self._settle()
 
-    def _lose(self, offsets: Sequence[int]) -> None:
-        """Give predictions that cannot be read any more their verdict.
-
-        Their content is gone, so their times are the log time of now. How many there are of each group is known, and
-        which offsets they had; which offset was of which group is not.
-        """
-        matching = self._matching
-        remaining = iter(offsets)
-        for (model, name), n in self._stored_waiting.items():
-            group = matching.group(model, name)
-            for _ in range(n - group.pending):
-                offset = next(remaining, None)
-                if offset is None:
-                    return
-                now = self.log_time
-                prediction = Prediction(prediction_id="", model=model, group=name, ts=now)
-                matching.pending_pages.discard(offset)
-                matching.predictions.lost += 1
-                if not group.rows.rows:
-                    matching.resolved.append(group.rows)
-                group.rows.rows.append(
-                    (prediction, offset, now, Verdict.LOST, columns.NO_OUTCOME, -1, float("nan"))
-                )
-
-
-_DELTA = b"resolved/"
-
-
-def _delta_key(number: int) -> bytes:
-    return _DELTA + str(number).encode()
-
-
-def _group_key(number: int) -> bytes:
-    return f"groups/{number}".encode()
-
-
-def _topic_meta(intake: Intake, lowest: int | None, tally: Tally) -> TopicMeta:
-    base, base_log_time = intake.base(lowest)
-    return TopicMeta(
-        applied=intake.applied,
-        done=intake.done,
-        base=base,
-        base_log_time=base_log_time,
-        log_time=intake.log_time,
-        proven=intake.proven,
-        counts=tally.counts(),
-        reasons=dict(tally.reasons),
-    )
-
-
-def _restore_topic(intake: Intake, tally: Tally, meta: TopicMeta) -> None:
-    intake.applied, intake.done = meta.applied, meta.done
-    intake.log_time, intake.proven = meta.log_time, meta.proven
-    intake.rewind(meta.base, meta.base_log_time)
-    tally.restore(meta.counts, meta.reasons)
-
-
-def _some(offsets: Sequence[int]) -> str:
-    """Return the first few offsets as text."""
-    text = ", ".join(map(str, offsets[:10]))
-    return f"{text}, ..., {offsets[-1]}" if len(offsets) > 10 else text
-
-
-def entries_of(batch: InputBatch) -> Iterator[int]:
-    """Yield the offsets of a batch."""
-    yield from batch.offsets
+    def _restoring(self) -> Rejoin:
+        if self._rejoin is None:
+            raise RuntimeError("this joiner is not being restored")
+        return self._rejoin

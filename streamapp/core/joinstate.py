@@ -14,19 +14,26 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
+from streamapp.core import packing
 from streamapp.core.events import ScoredBatch, Verdict
 from streamapp.core.groups import Group
+from streamapp.core.intake import Intake
+from streamapp.core.matching import Matching
+from streamapp.core.pages import Pages
 from streamapp.core.remembered import Resolved
+from streamapp.core.tally import Tally
 from streamapp.errors import CheckpointError
 
 FORMAT = 1
 DELTA_ROWS = 8192
-"""Rows of one delta, at most: 230 kB."""
+"""Rows of one delta, at most: 240 kB."""
 DELTA_GROUPS = 512
 """Names of groups in one delta, at most: 520 kB, as names are."""
 GROUPS = 128
 """Groups of one entry: 260 kB at most, as names are."""
 META = b"meta"
+RESOLVED = b"resolved/"
+WAITING = b"groups/"
 
 T = TypeVar("T", bound=Struct)
 
@@ -56,11 +63,11 @@ class Meta(Struct, array_like=True):
     predictions: TopicMeta
     outcomes: TopicMeta
     next_delta: int
-    next_groups: int
+    waiting_entries: int
 
 
 class Delta(Struct, array_like=True):
-    """Resolved rows to remember, as little-endian columns."""
+    """Resolved rows to remember, as packed columns."""
 
     expires: float
     """Largest horizon."""
@@ -69,13 +76,10 @@ class Delta(Struct, array_like=True):
     words: list[str]
     """Names of groups."""
     group: bytes
-    """Place in ``words``, int32."""
+    """Place in ``words``."""
     id_hash: bytes
-    """uint64."""
     horizon: bytes
-    """float64."""
     outcome_offset: bytes
-    """int64."""
 
 
 class Waiting(Struct, array_like=True):
@@ -84,51 +88,155 @@ class Waiting(Struct, array_like=True):
     counts: list[tuple[str, str, int]]
 
 
-def decode(key: bytes, data: bytes, kind: type[T]) -> T:
-    """Return an entry.
+class _Format(Struct, array_like=True):
+    format: int
 
-    Raises:
-        CheckpointError: It is not what its key says; the message names the key.
+
+class JoinCheckpoint:
+    """What was written last, so that only changes are written next.
+
+    Args:
+        partition: Whose checkpoint it is.
     """
+
+    def __init__(self, partition: int) -> None:
+        self._partition = partition
+        self.bases = (0, 0)
+        """Oldest offsets of predictions and outcomes that a restore needs."""
+        self._deltas: dict[int, tuple[float, int]] = {}
+        """Stored deltas: largest horizon, lowest outcome offset."""
+        self._next_delta = 0
+        self._waiting: list[bytes] = []
+        self._meta = b""
+
+    def changes(
+        self,
+        matching: Matching,
+        predictions: Intake,
+        outcomes: Intake,
+        rows: Sequence[ScoredBatch],
+        pending: Mapping[tuple[str, str], int],
+    ) -> dict[bytes, bytes | None]:
+        """Return the entries that changed since the last time; None removes one.
+
+        Args:
+            matching: What waits.
+            predictions: How far predictions were read.
+            outcomes: How far outcomes were read.
+            rows: What was resolved since the last time.
+            pending: Pending predictions by model and group.
+        """
+        entries: dict[bytes, bytes | None] = {}
+        for pages in matching.pages:
+            entries |= pages.changes()
+        clock = min(predictions.frontier, outcomes.frontier)
+        for number in [number for number, (expires, _) in self._deltas.items() if expires < clock]:
+            del self._deltas[number]
+            entries[_key(RESOLVED, number)] = None
+        for batch in rows:
+            for delta in _deltas(batch, matching.group(batch.model, batch.group.words[0])):
+                if delta.expires >= clock:
+                    entries[_key(RESOLVED, self._next_delta)] = msgspec.msgpack.encode(delta)
+                    self._deltas[self._next_delta] = delta.expires, delta.lowest
+                    self._next_delta += 1
+        before, self._waiting = self._waiting, _waiting([(*key, n) for key, n in pending.items()])
+        for number, value in enumerate(self._waiting):
+            if number >= len(before) or value != before[number]:
+                entries[_key(WAITING, number)] = value
+        for number in range(len(self._waiting), len(before)):
+            entries[_key(WAITING, number)] = None
+        meta = msgspec.msgpack.encode(self._describe(matching, predictions, outcomes))
+        if meta != self._meta:
+            self._meta = entries[META] = meta
+        return entries
+
+    def _describe(self, matching: Matching, predictions: Intake, outcomes: Intake) -> Meta:
+        offsets = [lowest for _, lowest in self._deltas.values() if lowest >= 0]
+        waiting = matching.waiting_pages.lowest()
+        lowest_outcome = min(offsets if waiting is None else [*offsets, waiting], default=None)
+        meta = Meta(
+            format=FORMAT,
+            partition=self._partition,
+            predictions=_topic_meta(predictions, matching.pending_pages.lowest(), matching.predictions),
+            outcomes=_topic_meta(outcomes, lowest_outcome, matching.outcomes),
+            next_delta=self._next_delta,
+            waiting_entries=len(self._waiting),
+        )
+        self.bases = meta.predictions.base, meta.outcomes.base
+        return meta
+
+    @classmethod
+    def restore(
+        cls,
+        partition: int,
+        entries: Mapping[bytes, bytes],
+        matching: Matching,
+        predictions: Intake,
+        outcomes: Intake,
+    ) -> tuple["JoinCheckpoint", dict[tuple[str, str], int]]:
+        """Fill what is fresh with what the entries say, short of the events themselves.
+
+        Returns:
+            The checkpoint, and how many predictions waited by model and group.
+
+        Raises:
+            CheckpointError: The entries are incomplete, broken, or of another partition or format.
+        """
+        checkpoint = cls(partition)
+        meta = _decode_meta(entries, partition)
+        checkpoint._meta = entries[META]
+        checkpoint._next_delta = meta.next_delta
+        checkpoint.bases = meta.predictions.base, meta.outcomes.base
+        _restore_topic(predictions, matching.predictions, meta.predictions)
+        _restore_topic(outcomes, matching.outcomes, meta.outcomes)
+        matching.pending_pages = Pages.restore("pending", entries)
+        matching.refused_pages = Pages.restore("refused", entries)
+        matching.waiting_pages = Pages.restore("waiting", entries)
+        matching.repeated_pages = Pages.restore("repeated", entries)
+        waiting: dict[tuple[str, str], int] = {}
+        for number in range(meta.waiting_entries):
+            key = _key(WAITING, number)
+            if key not in entries:
+                raise CheckpointError(f"checkpoint of partition {partition} has no entry {key.decode()!r}")
+            checkpoint._waiting.append(entries[key])
+            waiting.update({(model, name): n for model, name, n in _decode(key, entries[key], Waiting).counts})
+        clock = min(predictions.frontier, outcomes.frontier)
+        for number in sorted(_numbers(entries)):
+            key = _key(RESOLVED, number)
+            delta = _decode(key, entries[key], Delta)
+            checkpoint._deltas[number] = delta.expires, delta.lowest
+            for resolved in _resolved(key, delta):
+                if resolved.horizon >= clock:
+                    matching.remembered.restore(resolved)
+        return checkpoint, waiting
+
+
+def _decode(key: bytes, data: bytes, kind: type[T]) -> T:
     try:
         return msgspec.msgpack.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"checkpoint entry {key.decode(errors='replace')!r} cannot be read: {error}") from error
 
 
-def decode_meta(entries: Mapping[bytes, bytes], partition: int) -> Meta:
-    """Return the meta entry of a partition's checkpoint.
-
-    Raises:
-        CheckpointError: It is missing, of another format, or of another partition.
-    """
+def _decode_meta(entries: Mapping[bytes, bytes], partition: int) -> Meta:
     data = entries.get(META)
     if data is None:
         raise CheckpointError(f"checkpoint of partition {partition} has {len(entries)} entries, but no 'meta'")
-    format_ = decode(META, data, _Format).format
-    if format_ != FORMAT:
-        raise CheckpointError(f"checkpoint of partition {partition} has format {format_}, expected {FORMAT}")
-    meta = decode(META, data, Meta)
+    found = _decode(META, data, _Format).format
+    if found != FORMAT:
+        raise CheckpointError(f"checkpoint of partition {partition} has format {found}, expected {FORMAT}")
+    meta = _decode(META, data, Meta)
     if meta.partition != partition:
         raise CheckpointError(f"checkpoint is of partition {meta.partition}, expected {partition}")
     return meta
 
 
-class _Format(Struct, array_like=True):
-    format: int
-
-
-def deltas(batch: ScoredBatch, group: Group) -> Iterator[Delta]:
-    """Yield what to remember of the rows of one model.
-
-    Args:
-        batch: Rows as the joiner resolved them.
-        group: Any group of the model, for its settings.
-    """
+def _deltas(batch: ScoredBatch, group: Group) -> Iterator[Delta]:
+    """Yield what to remember of rows of one model; *group* is any of it, for its settings."""
     expired = batch.outcome_offset < 0
-    moment = np.maximum(batch.log_time, np.where(expired, -np.inf, batch.outcome_log_time))
+    joined = np.maximum(batch.log_time, np.where(expired, -np.inf, batch.outcome_log_time))
     deadline = np.maximum(batch.ts, batch.log_time) + group.window + group.grace
-    horizon = np.where(expired, deadline, moment) + group.remember
+    horizon = np.where(expired, deadline, joined) + group.remember
     rows = np.flatnonzero(batch.verdict != Verdict.LOST)
     step = DELTA_ROWS if len(batch.group.words) <= DELTA_GROUPS else DELTA_GROUPS
     for start in range(0, len(rows), step):
@@ -139,31 +247,63 @@ def deltas(batch: ScoredBatch, group: Group) -> Iterator[Delta]:
             expires=float(horizon[part].max()),
             lowest=int(matched.min()) if len(matched) else -1,
             words=[batch.group.words[code] for code in codes.tolist()],
-            group=places.astype("<i4").tobytes(),
-            id_hash=batch.id_hash[part].astype("<u8").tobytes(),
-            horizon=horizon[part].astype("<f8").tobytes(),
-            outcome_offset=batch.outcome_offset[part].astype("<i8").tobytes(),
+            group=packing.pack(places.astype(np.int64)),
+            id_hash=packing.pack(batch.id_hash[part]),
+            horizon=packing.pack(horizon[part]),
+            outcome_offset=packing.pack(batch.outcome_offset[part]),
         )
 
 
-def resolved(delta: Delta) -> Iterator[Resolved]:
-    """Yield the rows of a delta, in their order, without the outcomes themselves.
-
-    Raises:
-        ValueError: Columns do not fit together.
-        IndexError: Likewise.
-    """
+def _resolved(key: bytes, delta: Delta) -> Iterator[Resolved]:
+    """Yield the rows of a delta, in their order, without the outcomes themselves."""
     columns = (
-        np.frombuffer(delta.group, "<i4").tolist(),
-        np.frombuffer(delta.id_hash, "<u8").tolist(),
-        np.frombuffer(delta.horizon, "<f8").tolist(),
-        np.frombuffer(delta.outcome_offset, "<i8").tolist(),
+        packing.ints(delta.group).tolist(),
+        packing.hashes(delta.id_hash).tolist(),
+        packing.floats(delta.horizon).tolist(),
+        packing.ints(delta.outcome_offset).tolist(),
     )
-    for code, key, horizon, offset in zip(*columns, strict=True):
-        yield Resolved(key, delta.words[code], horizon, None, offset, float("nan"))
+    try:
+        for code, id_hash, horizon, offset in zip(*columns, strict=True):
+            yield Resolved(id_hash, delta.words[code], horizon, None, offset, float("nan"))
+    except (ValueError, IndexError) as error:
+        raise CheckpointError(f"checkpoint entry {key.decode()!r} has columns that do not fit: {error}") from error
 
 
-def group_entries(groups: Sequence[tuple[str, str, int]]) -> list[bytes]:
+def _waiting(groups: Sequence[tuple[str, str, int]]) -> list[bytes]:
     """Return the values of ``groups/0``, ``groups/1``, ..."""
     parts = (list(groups[start : start + GROUPS]) for start in range(0, len(groups), GROUPS))
     return [msgspec.msgpack.encode(Waiting(counts=part)) for part in parts]
+
+
+def _key(prefix: bytes, number: int) -> bytes:
+    return prefix + str(number).encode()
+
+
+def _numbers(entries: Mapping[bytes, bytes]) -> Iterator[int]:
+    for key in entries:
+        if key.startswith(RESOLVED):
+            number = key.removeprefix(RESOLVED)
+            if not number.isdigit():
+                raise CheckpointError(f"checkpoint has an entry {key.decode(errors='replace')!r}: not a number")
+            yield int(number)
+
+
+def _topic_meta(intake: Intake, lowest: int | None, tally: Tally) -> TopicMeta:
+    base, base_log_time = intake.base(lowest)
+    return TopicMeta(
+        applied=intake.applied,
+        done=intake.done,
+        base=base,
+        base_log_time=base_log_time,
+        log_time=intake.log_time,
+        proven=intake.proven,
+        counts=tally.counts(),
+        reasons=dict(tally.reasons),
+    )
+
+
+def _restore_topic(intake: Intake, tally: Tally, meta: TopicMeta) -> None:
+    intake.applied, intake.done = meta.applied, meta.done
+    intake.log_time, intake.proven = meta.log_time, meta.proven
+    intake.rewind(meta.base, meta.base_log_time)
+    tally.restore(meta.counts, meta.reasons)

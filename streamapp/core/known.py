@@ -87,6 +87,8 @@ class Known:
             more = max(classes, 2 * self.width) - self.width
             self._sums = np.pad(self._sums, ((0, 0), (0, more)))
             self._base = np.pad(self._base, (0, more))
+            if self._frozen:
+                self._changed = self._start  # their sums lie in the pages
 
     def put(self, times: Floats, values: Floats, ids: Hashes | None = None) -> None:
         """Take points, in the order in which they came; at most :meth:`make_room` says, shape (n,).
@@ -192,17 +194,18 @@ class Known:
         except (KeyError, msgspec.DecodeError) as error:
             raise CheckpointError(f"known outcomes cannot be read: {error!r}") from error
         self._base = packing.floats(base)
-        self._sums = np.zeros((0, len(self._base)))
-        self._n = 0
-        self._grow(n)
+        self._times, self._values, self._ids = np.zeros(n + 64), np.zeros(n + 64), np.zeros(n + 64, np.uint64)
+        self._sums = np.zeros((n + 64, len(self._base)))
         if parts:
             self._times[:n] = np.concatenate([packing.floats(part[0]) for part in parts])
             self._values[:n] = np.concatenate([packing.floats(part[1]) for part in parts])
             self._ids[:n] = np.concatenate([packing.hashes(part[2]) for part in parts])
             frozen = np.concatenate([packing.floats(part[3]) for part in parts])
-            self._sums[: self._frozen] = frozen.reshape(self._frozen, -1)
+            self._sums[: self._frozen] = frozen.reshape(self._frozen, len(self._base))
             if self._medians is not None:
-                self._medians.load(np.concatenate([packing.floats(part[4]) for part in parts]), self._values)
+                medians = np.concatenate([packing.floats(part[4]) for part in parts])
+                if len(medians) == n:
+                    self._medians.load(medians, self._values)
         self._n = n
         self._add_up(self._frozen)
         self._changed, self._pages = self._start + n, pages

@@ -1,17 +1,17 @@
 """What becomes of each prediction and outcome, taken one by one in order of log time, predictions first at ties."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from math import inf
 
-from streamapp.core.columns import NO_OUTCOME
+from streamapp.core.columns import NO_OUTCOME, Row
 from streamapp.core.deadlines import Deadlines, Pending
 from streamapp.core.early import Early, EarlyOutcomes
-from streamapp.core.events import DeadLetter, Label, Outcome, Prediction, Verdict
+from streamapp.core.events import DeadLetter, Outcome, Prediction, Verdict
 from streamapp.core.groups import Group, ModelRows
 from streamapp.core.intake import Record
 from streamapp.core.pages import Pages
 from streamapp.core.remembered import Remembered, Resolved
-from streamapp.core.settings import Settings
+from streamapp.core.settings import Label, Settings
 from streamapp.core.tally import Tally
 from streamapp.errors import DecodeError
 
@@ -53,6 +53,11 @@ class Matching:
         self._pending: dict[str, _Found] = {}
         self.pending = 0
 
+    @property
+    def pages(self) -> tuple[Pages, ...]:
+        """All sets of offsets that a checkpoint keeps."""
+        return self.pending_pages, self.refused_pages, self.waiting_pages, self.repeated_pages
+
     # Predictions
 
     def predict(self, record: Record, misplaced: bool) -> None:
@@ -63,25 +68,24 @@ class Matching:
         if not isinstance(prediction, Prediction):
             self._reject(tally, record, *_fault(prediction))
             return
-        if prediction.ts > log_time + FUTURE:
-            self._reject(tally, record, "future", _future(prediction.ts, log_time))
+        ts: float = prediction.ts  # type: ignore[assignment]  # the codec made it a float
+        if ts > log_time + FUTURE:
+            self._reject(tally, record, "future", _future(ts, log_time))
             return
         prediction_id, name = prediction.prediction_id, prediction.group
         found = self._pending.get(prediction_id)
         known = prediction_id in self.remembered
-        if (found is not None and _has(found, name)) or (
-            known and self.remembered.has(prediction_id, name, log_time)
-        ):
+        if (found is not None and _has(found, name)) or (known and self.remembered.has(prediction_id, name, log_time)):
             tally.duplicate += 1
             return
         tally.accepted += 1
         tally.misplaced += misplaced
-        group = self.group(prediction.model, name)
+        pending = self.wait(prediction, offset, log_time)
+        group = pending.group
         if not group.arrived:
             self.arrived.append(group)
         group.arrived.append(prediction)
         group.arrived_at = log_time
-        pending = self.wait(prediction, offset, log_time, group, found)
         self.pending_pages.add(offset)
         if known and self._answer_from_shadow(pending):
             return
@@ -103,11 +107,11 @@ class Matching:
             group = self.groups[model, name] = Group(rows, name, self._settings)
         return group
 
-    def wait(
-        self, prediction: Prediction, offset: int, log_time: float, group: Group, found: _Found | None
-    ) -> Pending:
-        """Put a prediction into the table, beside the others *found* under its id."""
+    def wait(self, prediction: Prediction, offset: int, log_time: float) -> Pending:
+        """Put a prediction into the table, beside others of its id."""
+        group = self.group(prediction.model, prediction.group)
         pending = Pending(prediction, offset, log_time, group)
+        found = self._pending.get(prediction.prediction_id)
         if found is None:
             self._pending[prediction.prediction_id] = pending
         elif isinstance(found, dict):
@@ -118,14 +122,10 @@ class Matching:
         group.pending += 1
         return pending
 
-    def found(self, prediction_id: str) -> _Found | None:
-        """Return what is pending under an id."""
-        return self._pending.get(prediction_id)
-
     def expect(self, pending: Pending) -> None:
         """Enter the deadline of a pending prediction."""
         assert pending.prediction is not None
-        deadline = pending.group.deadline(pending.prediction.ts, pending.log_time)
+        deadline = pending.deadline()
         self.deadlines.add(deadline, pending)
         self.soonest = min(self.soonest, deadline)
 
@@ -150,8 +150,9 @@ class Matching:
         if not isinstance(outcome, Outcome):
             self._reject(tally, record, *_fault(outcome))
             return
-        if outcome.ts > log_time + FUTURE:
-            self._reject(tally, record, "future", _future(outcome.ts, log_time))
+        ts: float = outcome.ts  # type: ignore[assignment]
+        if ts > log_time + FUTURE:
+            self._reject(tally, record, "future", _future(ts, log_time))
             return
         self._match(outcome, offset, log_time, key, value, misplaced)
 
@@ -212,8 +213,9 @@ class Matching:
             self.outcomes.late += 1
         else:
             assert first.prediction is not None
-            error = f"ts {outcome.ts!r} is {first.prediction.ts - outcome.ts!r} s before that of the prediction"
-            self._reject(self.outcomes, record, reason, f"{error}: grace is {first.group.grace!r} s")
+            made, grace = first.prediction.ts, first.group.grace
+            error = f"expected a ts at most {grace:g} s before the prediction's {made!r}, got {outcome.ts!r}"
+            self._reject(self.outcomes, record, reason, f"{error} - at `$.ts`")
 
     # The clock
 
@@ -242,9 +244,10 @@ class Matching:
         if group.assume is None:
             self._resolve(pending, Verdict.EXPIRED, NO_OUTCOME, -1, float("nan"), deadline, None)
             return
+        ts: float = prediction.ts  # type: ignore[assignment]
         assumed = Outcome(
             prediction_id=prediction.prediction_id,
-            ts=prediction.ts + group.window,
+            ts=ts + group.window,
             outcome=group.assume,
             source="assumed",
         )
@@ -281,6 +284,25 @@ class Matching:
         rows.rows.append((prediction, pending.offset, pending.log_time, verdict, outcome, offset, log_time))
         self.remembered.add(Resolved(prediction_id, group.name, moment + group.remember, matched, offset, log_time))
 
+    def lose_prediction(self, row: Row) -> None:
+        """Give a pending prediction whose content is gone its verdict."""
+        prediction, offset = row[:2]
+        self.pending_pages.discard(offset)
+        self.refused_pages.discard(offset)
+        self.predictions.lost += 1
+        rows = self.group(prediction.model, prediction.group).rows
+        if not rows.rows:
+            self.resolved.append(rows)
+        rows.rows.append(row)
+
+    def lose_outcomes(self, offsets: Sequence[int]) -> None:
+        """Give up waiting outcomes whose content is gone: no prediction will claim them."""
+        for offset in offsets:
+            self.waiting_pages.discard(offset)
+            self.repeated_pages.discard(offset)
+        self.outcomes.unmatched += len(offsets)
+        self.outcomes.lost += len(offsets)
+
     def _drop(self, early: Early) -> None:
         """Strike an outcome from the pages of those that wait."""
         self.waiting_pages.discard(early.offset)
@@ -310,10 +332,11 @@ def _has(found: _Found, group: str) -> bool:
 def _belongs(pending: Pending, outcome: Outcome) -> str | None:
     """Return None if an outcome's ts fits a prediction, else why not."""
     assert pending.prediction is not None
-    ts = pending.prediction.ts
-    if outcome.ts < ts - pending.group.grace:
+    ts: float = pending.prediction.ts  # type: ignore[assignment]
+    known: float = outcome.ts  # type: ignore[assignment]
+    if known < ts - pending.group.grace:
         return "before_prediction"
-    return "late" if outcome.ts > ts + pending.group.window else None
+    return "late" if known > ts + pending.group.window else None
 
 
 def _mismatch(pending: Pending, outcome: Outcome) -> str:
@@ -340,9 +363,4 @@ def _fault(event: object) -> tuple[str, str]:
 
 
 def _future(ts: float, log_time: float) -> str:
-    return f"ts {ts!r} is more than {FUTURE:.0f} s after the record's log time {log_time!r} - at `$.ts`"
-
-
-def entries(found: _Found) -> Iterator[Pending]:
-    """Yield what is pending under one id, lowest offset first."""
-    yield from (found.values() if isinstance(found, dict) else (found,))
+    return f"expected a ts at most {FUTURE:g} s after the record's log time {log_time!r}, got {ts!r} - at `$.ts`"

@@ -27,6 +27,8 @@ class Pages:
     def __init__(self, name: str) -> None:
         self._prefix = f"{name}/"
         self._pages: dict[int, BitMap] = {}
+        self._stored: set[int] = set()
+        """Pages that the checkpoint has."""
         self._added: list[int] = []
         self._discarded: list[int] = []
         # Bound once: these are called for every record.
@@ -54,6 +56,7 @@ class Pages:
                 raise CheckpointError(f"checkpoint entry {text!r} holds offsets outside of its page")
             if len(bitmap):
                 pages._pages[number] = bitmap
+                pages._stored.add(number)
         return pages
 
     def changes(self) -> dict[bytes, bytes | None]:
@@ -70,9 +73,14 @@ class Pages:
         entries: dict[bytes, bytes | None] = {}
         for number in sorted(changed):
             page = self._pages[number]
-            entries[self._key(number)] = page.serialize() if page else None
-            if not page:
+            if page:
+                entries[self._key(number)] = page.serialize()
+                self._stored.add(number)
+            else:
                 del self._pages[number]
+                if number in self._stored:
+                    self._stored.remove(number)
+                    entries[self._key(number)] = None
         return entries
 
     def __contains__(self, offset: int) -> bool:

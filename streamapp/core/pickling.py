@@ -35,7 +35,7 @@ CLASSES = frozenset(
     | {"statistics.NormalDist", "random.Random"}
     | {f"collections.{name}" for name in ("Counter", "OrderedDict", "defaultdict", "deque")}
     | {f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")}
-    | {"numpy.ndarray", "numpy.random._mt19937.MT19937", "numpy.random._pcg64.PCG64"}
+    | {"numpy.ndarray", "numpy.random._mt19937.MT19937"}
     | {"streamapp.core.learned.LearnedModel"}
 )
 """Classes outside River that may be made."""
@@ -98,7 +98,7 @@ def loads(data: bytes) -> object:
         raise CheckpointError(f"stored object has format {data[4]}, this streamapp reads {VERSION}")
     try:
         envelope = msgspec.msgpack.decode(memoryview(data)[5:], type=_Envelope)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"stored object cannot be read: {error}") from error
     if envelope.river.split(".")[:2] != RIVER.split(".")[:2]:
         raise CheckpointError(f"stored object was made by River {envelope.river}, this is River {RIVER}")
@@ -135,8 +135,12 @@ def _partial(func: object) -> "functools.partial[Any]":
     return functools.partial(cast("Callable[..., Any]", func))
 
 
-def _dtype(code: str, align: bool = False, copy: bool = False) -> "np.dtype[Any]":
-    if align or code not in {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8", "O8"}:
+def _dtype(code: object, align: bool = False, copy: bool = False) -> "np.dtype[Any]":
+    if (
+        align
+        or not isinstance(code, str)
+        or code not in {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8", "O8"}
+    ):
         raise _refuse(f"numpy.dtype {code!r}")
     return np.dtype(code, copy=copy)
 
@@ -154,22 +158,13 @@ def _scalar(dtype: "np.dtype[Any]", data: bytes) -> Any:
 
 
 def _bit_generator(kind: object = "MT19937") -> Any:
-    for known in (np.random.MT19937, np.random.PCG64):
-        if kind is known or kind == known.__name__:
-            return known()
-    raise _refuse(f"the bit generator {kind!r}")
+    if kind is not np.random.MT19937 and kind != "MT19937":
+        raise _refuse(f"the bit generator {kind!r}")
+    return np.random.MT19937()
 
 
 def _random_state(kind: object = "MT19937", *_: object) -> Any:
-    return np.random.RandomState(_generator_of(kind))
-
-
-def _generator(kind: object = "PCG64", *_: object) -> Any:
-    return np.random.Generator(_generator_of(kind))
-
-
-def _generator_of(kind: object) -> Any:
-    return kind if isinstance(kind, np.random.BitGenerator) else _bit_generator(kind)
+    return np.random.RandomState(kind if isinstance(kind, np.random.MT19937) else _bit_generator(kind))
 
 
 GUARDED: dict[str, Callable[..., Any]] = {
@@ -180,7 +175,6 @@ GUARDED: dict[str, Callable[..., Any]] = {
     "numpy._core.multiarray.scalar": _scalar,
     "numpy.random._pickle.__bit_generator_ctor": _bit_generator,
     "numpy.random._pickle.__randomstate_ctor": _random_state,
-    "numpy.random._pickle.__generator_ctor": _generator,
 }
 """What stands in for each function that River's pickles call."""
 
@@ -203,7 +197,7 @@ class _Unpickler(_Base):  # type: ignore[misc]
         if full in CLASSES or full in FUNCTIONS:
             return super().find_class(module, name)
         packages = module.split(".")
-        if packages[0] != "river" or EXCLUDED.intersection(packages) or "__" in name:
+        if packages[0] != "river" or EXCLUDED.intersection(packages) or "__" in full:
             raise _refuse(full)
         found = super().find_class(module, name)
         # A name can also be an alias of something imported there: only what is defined under this name counts.
@@ -213,7 +207,7 @@ class _Unpickler(_Base):  # type: ignore[misc]
 
     def load_reduce(self) -> None:
         func = self.stack[-2]
-        if not (_makes(func) if isinstance(func, type) else func in _CALLS):
+        if not (_makes(func) if isinstance(func, type) else any(func is call for call in _CALLS)):
             raise _refuse(f"a call of {_module(func)}.{_name(func)}")
         _Base.load_reduce(self)
 

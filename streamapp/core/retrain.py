@@ -33,6 +33,7 @@ class _Stretch(Struct, array_like=True):
 
 class _Ask(Struct):
     signals: list[str]
+    detectors: list[str]
     reason: str
     change: int
     """Rows of the group before the estimated change."""
@@ -106,7 +107,9 @@ class RetrainPolicy:
             state.stretches = [_joined(old[i], old[i + 1]) for i in range(0, len(old), 2)] + recent
 
     def ask(self, signal: Signal, *, rows_since_change: int, before: float | None, after: float | None) -> None:
-        """Take a signal: one that the settings name asks for training; a recovery takes what was asked back.
+        """Take a signal: one that the settings name asks for training.
+
+        A recovery takes back what was asked, if the same detector says so: others may see one in the noise.
 
         The newest signal says where the change lies: rows before a second change would teach what no longer holds.
 
@@ -118,13 +121,16 @@ class RetrainPolicy:
             after: Mean loss since.
         """
         state = self._state
-        if signal.kind == "recovery":
+        if signal.kind == "recovery" and state.ask is not None and signal.detector in state.ask.detectors:
             state.ask = None
         if signal.severity != "act" or signal.kind not in self._settings.when:
             return
+        # An act is a signal of its own, whose evidence names the detector behind it.
+        detector = str(signal.evidence.get("detector", signal.detector))
         signals = [*(state.ask.signals if state.ask else ()), signal.id][-SIGNALS:]
+        detectors = sorted({*(state.ask.detectors if state.ask else ()), detector})
         change = max(0, state.total - max(1, rows_since_change))
-        state.ask = _Ask(signals, signal.kind, change, before, after)
+        state.ask = _Ask(signals, detectors, signal.kind, change, before, after)
 
     def advance(self, clock: float, position: Position, request_id: Callable[[], str]) -> RetrainRequest | None:
         """Move log time to *clock*, and return a request if it is time for one.
@@ -203,7 +209,7 @@ class RetrainPolicy:
         policy = cls(model, group, settings)
         try:
             policy._state = msgspec.msgpack.decode(data, type=_State)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise CheckpointError(f"retrain policy of {model}/{group} cannot be read: {error}") from error
         if policy._state.format != FORMAT:
             raise CheckpointError(

@@ -1,9 +1,7 @@
 """Counts of what became of the records of one input topic."""
 
-STATUSES = (
-    "read", "accepted", "rejected", "duplicate", "late", "unmatched", "misplaced", "lost", "revised",
-)  # fmt: skip
-"""``misplaced`` and ``revised`` are marks beside ``accepted``; ``lost`` are predictions whose content retention took."""
+STATUSES = ("read", "accepted", "rejected", "duplicate", "late", "unmatched", "misplaced", "lost", "revised")
+"""``misplaced`` and ``revised`` are marks beside ``accepted``; ``lost``: retention removed it while it waited."""
 
 
 class Tally:

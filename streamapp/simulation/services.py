@@ -14,8 +14,8 @@ from streamapp.address import unreachable
 from streamapp.artifacts import ArtifactStore
 from streamapp.client import EventPublisher
 from streamapp.core.events import ModelUpdate
-from streamapp.core.pickling import loads
-from streamapp.errors import CheckpointError, StreamappError
+from streamapp.core.learned import LearnedModel
+from streamapp.errors import StreamappError
 from streamapp.simulation.models import Answering
 from streamapp.simulation.stream import Simulation
 from streamapp.stream.topics import Topics
@@ -108,9 +108,7 @@ class Services:
         ours = update.model == self.simulation.dataset.name and update.group in answering
         if not ours or update.status != "accepted" or update.artifact is None or self._artifacts is None:
             return
-        model: Any = loads(self._artifacts.get(update.artifact))
-        if not callable(getattr(model, "predict", None)):
-            raise CheckpointError(f"{update.artifact.uri} holds a {type(model).__name__}, which answers nothing")
+        model = LearnedModel.load(self._artifacts.get(update.artifact))
         answering[update.group] = Answering(update.version, model)
         self.updates.append(update)
 

@@ -100,9 +100,16 @@ class App(faust.App):
             await ready_to_start(self.config, self.roles, self.view.waits_for)
         except StreamappError as error:
             logger.error("%s", error)
-            logging.shutdown()
-            os._exit(USER_FAULT)
+            self._give_up(USER_FAULT)
+        except Exception:
+            logger.exception("could not start")
+            self._give_up(1)
         self.view.waits_for("partitions to be assigned")
+
+    @staticmethod
+    def _give_up(code: int) -> None:
+        logging.shutdown()
+        os._exit(code)
 
     async def on_start(self) -> None:
         """Begin to commit."""

@@ -104,7 +104,7 @@ class JoinerTask(Task):
         proof = self.around.end_proof(other)
         ended = proof is not None and proof.offset == self.position(other)
         known = self.joiner.predictions_log_time if other == self.predictions else self.joiner.outcomes_log_time
-        return batch if ended or _head(batch) <= known + SLACK else None
+        return batch if ended or (known is not None and _head(batch) <= known + SLACK) else None
 
     def paused(self) -> set[TP]:
         """Return the inputs of which enough is held back."""
@@ -181,7 +181,7 @@ class JoinerTask(Task):
             return []
         self._ticked = now
         # Sent even where nothing is known yet: its acknowledgement tells the broker's time.
-        tick = encode_scored(Tick(partition=self.partition, log_time=self.joiner.log_time))
+        tick = encode_scored(Tick(partition=self.partition, log_time=self.joiner.log_time or 0.0))
         topic = self.around.topics.scored
         partitions = range(self.around.config.scored_partitions)
         return [Record(topic=topic, partition=partition, key=None, value=tick) for partition in partitions]

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from streamapp.artifacts import ArtifactStore
 from streamapp.core.events import Artifact, DeadLetter, ModelUpdate, RetrainRequest, ScoredBatch, UpdateMetrics
-from streamapp.core.learner import Learner, LearnResult
+from streamapp.core.learner import Learner, LearnResult, seed_of
 from streamapp.errors import DecodeError
 from streamapp.stream.checkpoint import InputMark
 from streamapp.stream.cloudevents import cloud_event
@@ -105,9 +105,9 @@ class LearnerTask(Task):
             # Requests of one group build on each other's models.
             async with self._order.setdefault((request.model, request.group), asyncio.Lock()):
                 await self._work(request)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:
+        except DecodeError as error:
+            logger.warning("%s: request at offset %d refused: %s", self, offset, error)
+        except Exception as error:
             self.failure = error
             return
         self._done.add(offset)
@@ -119,14 +119,19 @@ class LearnerTask(Task):
         parent = self._learned.get(key)
         count = parent.count + 1 if parent else 1
         version = f"learned-{count}"
+        settings = self.around.settings.of(request.model)
+        task = request.task or settings.task
+        if task is None:
+            raise DecodeError(f"request {request.id} does not say the task of {request.model}", reason="missing_field")
         logger.info("%s: learning %s/%s on request %s", self, request.model, request.group, request.id)
         learner = Learner(
             request,
-            self.around.settings.of(request.model),
+            settings,
+            task,
             parent=await asyncio.to_thread(self.store.get, parent.artifact) if parent else None,
             parent_version=parent.version if parent else None,
             version=version,
-            seed=int.from_bytes(request.id.encode()[:4], "big"),
+            seed=seed_of(request),
         )
         at = await self._feed(learner, request)
         result = learner.result()
@@ -172,7 +177,7 @@ class LearnerTask(Task):
             start = max(request.scored.from_, await reader.beginning(topic, partition))
             async for records, _ in reader.read(topic, partition, start, follow=True):
                 for record in records:
-                    at = record.timestamp / 1000
+                    at = float(record.timestamp) / 1000
                     try:
                         message = decode_scored(record.value if record.value is not None else b"")
                     except DecodeError:

@@ -4,17 +4,17 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from kafka import KafkaAdminClient
 
 from streamapp.config import ROLES, ProcessConfig, Role
 from streamapp.errors import ConfigError
-from streamapp.stream.topics import Topics
+from streamapp.stream.topics import NoBroker, Topics, connected
 
 logger = logging.getLogger(__name__)
 
 SAY_EVERY = 15.0
 TRY_EVERY = 1.0
+TRY_FOR = 10.0
 
 
 def group_of(config: ProcessConfig, roles: tuple[Role, ...]) -> str:
@@ -37,9 +37,9 @@ async def ready_to_start(config: ProcessConfig, roles: tuple[Role, ...], waits: 
     said = ("", 0.0)
     while True:
         try:
-            problem = await _problem(config, roles)
-        except (TimeoutError, KafkaError, OSError) as error:
-            problem = f"no answer from {config.broker} ({type(error).__name__})"
+            problem = await asyncio.to_thread(_problem, config, roles)
+        except NoBroker as error:
+            problem = str(error)
         if problem is None:
             return
         waits(problem)
@@ -49,14 +49,10 @@ async def ready_to_start(config: ProcessConfig, roles: tuple[Role, ...], waits: 
         await asyncio.sleep(TRY_EVERY)
 
 
-async def _problem(config: ProcessConfig, roles: tuple[Role, ...]) -> str | None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=config.broker, request_timeout_ms=5000, **config.security())
-    try:
-        await admin.start()
+def _problem(config: ProcessConfig, roles: tuple[Role, ...]) -> str | None:
+    with connected(config.broker, TRY_FOR, config.security()) as client:
         present = {
-            topic["topic"]: len(topic["partitions"])
-            for topic in await admin.describe_topics()
-            if not topic["error_code"]
+            topic["name"]: len(topic["partitions"]) for topic in client.describe_topics() if not topic["error_code"]
         }
         needed = needed_topics(config, roles)
         missing = sorted(topic for topic in needed if topic not in present)
@@ -68,9 +64,7 @@ async def _problem(config: ProcessConfig, roles: tuple[Role, ...]) -> str | None
                     f"{topic} has {present[topic]} partitions, expected {count} ({setting}): set that to"
                     f" {present[topic]}, or make the topics anew with streamapp topics --create"
                 )
-        return await _others(admin, config, roles)
-    finally:
-        await admin.close()
+        return _others(client, config, roles)
 
 
 def needed_topics(config: ProcessConfig, roles: tuple[Role, ...]) -> Mapping[str, tuple[int | None, str]]:
@@ -88,17 +82,14 @@ def needed_topics(config: ProcessConfig, roles: tuple[Role, ...]) -> Mapping[str
     return needed
 
 
-async def _others(admin: AIOKafkaAdminClient, config: ProcessConfig, roles: tuple[Role, ...]) -> str | None:
+def _others(client: KafkaAdminClient, config: ProcessConfig, roles: tuple[Role, ...]) -> str | None:
     """Look for workers of the other kind: two groups would both be given the same partitions."""
-    ours = group_of(config, roles)
     alone = [f"{config.group_id}-{role}" for role in ROLES]
-    rivals = alone if ours == config.group_id else [config.group_id]
-    for response in await admin.describe_consumer_groups(rivals):
-        for group in response.groups:
-            name, state, members = group[1], group[2], group[5]
-            if state not in ("Dead", "Empty") and members:
-                return (
-                    f"{len(members)} member(s) of the group {name} are doing this work: workers with all roles and"
-                    " workers with --only cannot run together; stop one kind"
-                )
+    rivals = alone if group_of(config, roles) == config.group_id else [config.group_id]
+    for name, group in client.describe_groups(rivals).items():
+        if group["members"]:
+            return (
+                f"{len(group['members'])} member(s) of the group {name} are doing this work: workers with all roles and"
+                " workers with --only cannot run together; stop one kind"
+            )
     return None

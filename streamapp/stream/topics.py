@@ -41,6 +41,10 @@ _COMPACTED = {
 }
 
 
+class NoBroker(ConfigError):
+    """No broker answers, or it refuses. Try again, or name another."""
+
+
 @dataclass(frozen=True, slots=True)
 class Topics:
     """Full names of the topics of one deployment."""
@@ -188,7 +192,7 @@ def create(
         ConfigError: The broker cannot be reached or refused; the message says which topic and why.
     """
     made: list[str] = []
-    with _admin(broker, timeout, security) as admin:
+    with connected(broker, timeout, security) as admin:
         for each in plans:
             wish = {
                 each.name: {
@@ -197,12 +201,13 @@ def create(
                     "configs": dict(each.config),
                 }
             }
-            try:
-                admin.create_topics(wish, timeout_ms=int(timeout * 1000))
-            except TopicAlreadyExistsError:
+            (result,) = admin.create_topics(wish, timeout_ms=int(timeout * 1000), raise_errors=False)["topics"]
+            error = for_code(result["error_code"])
+            if error is TopicAlreadyExistsError:
                 continue
-            except KafkaError as error:
-                raise ConfigError(f"{each.name} could not be made at {broker}: {_why(error)}") from error
+            if result["error_code"]:
+                why = result["error_message"] or error.__name__
+                raise ConfigError(f"{each.name} could not be made at {broker}: {why}")
             made.append(each.name)
         admin.wait_for_topics(made, timeout_ms=int(timeout * 1000))
     return made
@@ -223,7 +228,7 @@ def check(
     Raises:
         ConfigError: The broker cannot be reached.
     """
-    with _admin(broker, timeout, security) as admin:
+    with connected(broker, timeout, security) as admin:
         names = [each.name for each in plans]
         found: dict[str, Found] = {}
         for topic in admin.describe_topics(names):
@@ -314,7 +319,12 @@ def _examine_broker(found: Mapping[str, Found], broker: Mapping[str, str]) -> It
 
 
 @contextmanager
-def _admin(broker: str, timeout: float, security: Mapping[str, Any]) -> Iterator[Any]:
+def connected(broker: str, timeout: float, security: Mapping[str, Any]) -> Iterator[Any]:
+    """Lend an admin client of kafka-python.
+
+    Raises:
+        NoBroker: No broker answers, or it refuses.
+    """
     _await_listener(broker, timeout)
     try:
         admin = KafkaAdminClient(
@@ -325,11 +335,11 @@ def _admin(broker: str, timeout: float, security: Mapping[str, Any]) -> Iterator
             **security,
         )
     except KafkaError as error:
-        raise ConfigError(f"no Kafka broker answers at {broker}: {_why(error)}") from error
+        raise NoBroker(f"no Kafka broker answers at {broker}: {_why(error)}") from error
     try:
         yield admin
     except KafkaError as error:
-        raise ConfigError(f"the broker at {broker} refused: {_why(error)}") from error
+        raise NoBroker(f"the broker at {broker} refused: {_why(error)}") from error
     finally:
         admin.close()
 
@@ -338,7 +348,7 @@ def _await_listener(broker: str, timeout: float) -> None:
     end = time.monotonic() + timeout
     while (reason := unreachable(broker, timeout)) is not None:
         if time.monotonic() > end:
-            raise ConfigError(f"no Kafka broker answers at {broker}: {reason}")
+            raise NoBroker(f"no Kafka broker answers at {broker}: {reason}")
         time.sleep(0.2)
 
 

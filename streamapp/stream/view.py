@@ -105,7 +105,7 @@ def snapshot(runtime: Runtime) -> Snapshot:
         recoveries=dict(runtime.recoveries),
         parked=parked,
         pending={task.partition: task.joiner.pending() for task in joiners},
-        log_time={task.partition: task.joiner.log_time for task in joiners if task.joiner.log_time},
+        log_time={t.partition: t.joiner.log_time for t in joiners if t.joiner.log_time is not None},
         lag={(tp.topic, tp.partition): lag for task in tasks for tp, lag in runtime.lag(task).items()},
         checkpoint_age={(t.role, t.partition): now - t.committed_at for t in tasks if t.committed_at is not None},
         checkpoint_bytes={(task.role, task.partition): task.checkpoint.bytes for task in tasks},

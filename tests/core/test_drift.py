@@ -63,7 +63,7 @@ STREAM = bernoulli(7, (3000, 0.1), (2000, 0.35), (3000, 0.1))
         ({"name": "adwin", "clock": 1, "delta": 0.05}, drift.ADWIN(clock=1, delta=0.05)),
         ("page_hinkley", drift.PageHinkley()),
         ({"name": "PageHinkley", "mode": "up", "threshold": 20}, drift.PageHinkley(mode="up", threshold=20)),
-        ({"name": "kswin", "alpha": 0.02, "window_size": 60}, drift.KSWIN(seed=0, alpha=0.02, window_size=60)),
+        ({"name": "kswin", "alpha": 0.05}, drift.KSWIN(seed=0, alpha=0.05)),
         ("ddm", binary.DDM()),
         ("eddm", binary.EDDM()),
         ("hddm-a", binary.HDDMA()),

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from streamapp.core.events import Position, RetrainRequest, Signal, SignalKind
 from streamapp.core.retrain import STRETCHES, RetrainPolicy
@@ -14,14 +15,19 @@ from streamapp.errors import CheckpointError
 SETTINGS = RetrainSettings(cooldown=Seconds(100), minimum_rows=50, deadline=Seconds(1000))
 
 
-def signal(name: str = "s1", kind: SignalKind = "drift", severity: Literal["warn", "act"] = "act") -> Signal:
+def signal(
+    name: str = "s1",
+    kind: SignalKind = "drift",
+    severity: Literal["warn", "act"] = "act",
+    detector: str = "policy",
+) -> Signal:
     return Signal(
         id=name,
         model="m",
         group="g",
         kind=kind,
         severity=severity,
-        detector="policy",
+        detector=detector,
         at=0.0,
         emitted_at=0.0,
         value=None,
@@ -133,12 +139,13 @@ def test_new_version_takes_back_what_was_asked() -> None:
     assert script.many(20, version="v2") == []
 
 
-def test_recovery_takes_back_what_was_asked() -> None:
-    script = Script()
-    script.many(3)
-    script.message(asks={"rows_since_change": 10})
-    script.message(asks={"signal": signal("s2", "recovery", "warn"), "rows_since_change": 5})
-    assert script.many(20) == []
+def test_recovery_takes_back_what_the_same_detector_asked() -> None:
+    for recovered, requests in (("e-sr", 0), ("adwin", 1)):
+        script = Script()
+        script.many(3)
+        script.message(asks={"signal": replace(signal(), evidence={"detector": "e-sr"}), "rows_since_change": 10})
+        script.message(asks={"signal": signal("s2", "recovery", "warn", recovered), "rows_since_change": 5})
+        assert len(script.many(20)) == requests
 
 
 @pytest.mark.parametrize("other", [signal(severity="warn"), signal(kind="degradation"), signal(kind="below_baseline")])

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from streamapp.stream.codec import decode_scored
 
 from streamapp.core.events import ScoredBatch
+from streamapp.stream.codec import decode_scored
 from tests.integration.oracle import expected, stream
 from tests.integration.workers import Deployment, until
 
@@ -136,7 +136,7 @@ def test_compressed_batches_are_read(deployment: Deployment, codec: str) -> None
     deployment.create_topics()
     deployment.start()
     start = time.time()
-    deployment.publish(stream(2000, start=start, seed=5), compression_type=codec)
+    deployment.publish_compressed(stream(2000, start=start, seed=5), codec)
     assert_equals_oracle(deployment, 5, 2000, start=start)
 
 

@@ -1,5 +1,6 @@
 """Workers as processes, and what they say of themselves, for tests on a real broker."""
 
+import asyncio
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from aiokafka import AIOKafkaProducer
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from streamapp.stream.topics import Topics, create, plan
@@ -135,9 +137,9 @@ class Deployment:
         groups = self.groups(model).values()
         return sum(g["outcomes"] + g["expired"] + g["censored"] + g["lost"] for g in groups)
 
-    def publish(self, events: Iterable[tuple[str, Mapping[str, Any] | bytes]], **producer: Any) -> None:
+    def publish(self, events: Iterable[tuple[str, Mapping[str, Any] | bytes]]) -> None:
         """Send ("predictions" | "outcomes", event) pairs, keyed as producers must."""
-        kafka = KafkaProducer(bootstrap_servers=self.broker, linger_ms=5, batch_size=1 << 17, **producer)
+        kafka = KafkaProducer(bootstrap_servers=self.broker, linger_ms=5, batch_size=1 << 17)
         for topic, event in events:
             if isinstance(event, bytes):
                 kafka.send(self.topics.full(topic), key=b"x", value=event)
@@ -146,6 +148,21 @@ class Deployment:
                 kafka.send(self.topics.full(topic), key=key, value=msgspec.json.encode(event))
         kafka.flush()
         kafka.close()
+
+    def publish_compressed(self, events: Iterable[tuple[str, Mapping[str, Any]]], codec: str) -> None:
+        """The same, compressed, through aiokafka: kafka-python wants another library for each codec."""
+
+        async def publish() -> None:
+            async with AIOKafkaProducer(bootstrap_servers=self.broker, compression_type=codec, linger_ms=5) as kafka:
+                sent = [
+                    await kafka.send(
+                        self.topics.full(topic), key=str(e["prediction_id"]).encode(), value=msgspec.json.encode(e)
+                    )
+                    for topic, e in events
+                ]
+                await asyncio.gather(*sent)
+
+        asyncio.run(publish())
 
     def read(self, topic: str) -> list[Any]:
         """Return every committed record of a topic."""

@@ -1,0 +1,290 @@
+"""One partition of ``scored``: its models, and the checkpoint they continue from."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import quote, unquote
+
+import msgspec
+from msgspec import Struct
+
+from streamapp.core.clock import Clock
+from streamapp.core.events import Arrivals, Position, RetrainRequest, Scored, ScoredBatch, Signal, Tick
+from streamapp.core.model import ModelMonitor
+from streamapp.core.naming import Naming, digest
+from streamapp.core.report import ModelReport
+from streamapp.core.settings import Settings
+from streamapp.errors import CheckpointError
+
+VERSION: Final = 1
+"""Format of the checkpoint."""
+BUDGET: Final = 1 << 20
+"""Bytes per :meth:`Monitor.take` after which models that caused no output wait for the next one."""
+ENTRY_MAX: Final = 400_000
+"""Bytes of one checkpoint entry; a larger value is spread over several."""
+
+
+class _Meta(Struct, kw_only=True):
+    """What the checkpoint says of the partition. Models not in ``behind`` are as of ``applied``."""
+
+    version: int = VERSION
+    identity: str = ""
+    """Of this log, so that ids of outputs never repeat on another one."""
+    applied: int = 0
+    """Next offset."""
+    clock: Clock
+    behind: list[str] = []
+    """Models whose entries are older: as of what their own entry says."""
+
+
+class _Written(Struct):
+    """When a model's entries were written."""
+
+    born: int
+    applied: int
+    clock: Clock
+
+
+class Monitor:
+    """All models of one partition of ``scored``.
+
+    Give it every message once, in order. What it returns, and every number it holds, follows from these messages alone.
+    Ids of outputs are hashes of what caused them: of the log (its partition, and time and kind of its first
+    message), the model, the group, the kind and the offset.
+
+    Args:
+        partition: Of ``scored``.
+        settings: How models are watched.
+    """
+
+    def __init__(self, partition: int, settings: Settings) -> None:
+        self._partition = partition
+        self._settings = settings
+        self._models: dict[str, ModelMonitor] = {}
+        self._meta = _Meta(clock=Clock())
+        self._next = 0
+        self._behind: dict[str, _Written] = {}
+        """Models that a restored monitor has to bring up to date first."""
+        self._due: dict[str, bool] = {}
+        """Models that have changed since they were written, longest first; whether they must be written."""
+        self._stored: dict[str, dict[bytes, None]] = {}
+        """Keys of the checkpoint by model."""
+
+    @property
+    def applied(self) -> int:
+        """Offset of the next message to apply: where to seek to after :meth:`restore`."""
+        return self._next
+
+    def apply(self, message: Scored, position: Position) -> tuple[Signal | RetrainRequest, ...]:
+        """Take one message; return what follows from it, oldest first.
+
+        A message before :attr:`applied` changes nothing. After a restore, messages are shown again to those models that
+        were written before them, and to no other.
+        """
+        if position.offset < self._next:
+            return ()
+        self._next = position.offset + 1
+        again = position.offset < self._meta.applied
+        if not again:
+            self._behind.clear()
+            self._meta.applied = self._next
+            if not self._meta.identity:
+                kind = getattr(message, "model", type(message).__name__)
+                self._meta.identity = digest(position.partition, position.offset, position.timestamp, kind)
+            _look(self._meta.clock, message, position)
+        else:
+            for written in self._behind.values():
+                if position.offset >= written.applied:
+                    _look(written.clock, message, position)
+        outputs: list[Signal | RetrainRequest] = []
+        for model in self._concerned(message, position, again=again):
+            outputs += self._show(model, message, position)
+        return tuple(outputs)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the models' part of the summary, by model in the order in which they appeared."""
+        return {name: model.summary() for name, model in self._models.items()}
+
+    def report(self) -> tuple[ModelReport, ...]:
+        """Return how the models stand, as a copy that later messages do not change."""
+        return tuple(model.report(self._clock(name)) for name, model in self._models.items())
+
+    def take(self, budget: int = BUDGET) -> dict[bytes, bytes | None]:
+        """Return checkpoint entries to write with what was emitted since the last time; None deletes one.
+
+        Models that caused an output are always among them; of the others that changed, as many as fit the budget, those
+        that waited longest first. The rest is brought up to date from the log after a restore.
+
+        Args:
+            budget: Bytes.
+        """
+        entries: dict[bytes, bytes | None] = {}
+        size = 0
+        due, self._due = self._due, {}
+        for name in sorted(due, key=lambda name: not due[name]):
+            if not due[name] and size >= budget:
+                self._due[name] = False
+                continue
+            found = self._entries(name)
+            size += sum(len(data) for data in found.values() if data is not None)
+            entries.update(found)
+        self._meta.behind = sorted(
+            {name for name in self._due if name in self._models}
+            | {name for name, written in self._behind.items() if written.applied < self._meta.applied}
+        )
+        entries[b"meta"] = msgspec.msgpack.encode(self._meta)
+        return entries
+
+    @classmethod
+    def restore(cls, partition: int, settings: Settings, entries: Mapping[bytes, bytes]) -> "Monitor":
+        """Return the monitor that wrote these entries: every key with the newest value that :meth:`take` gave it.
+
+        Raises:
+            CheckpointError: An entry is missing, cannot be read, or has another format.
+        """
+        monitor = cls(partition, settings)
+        if not entries:
+            return monitor
+        try:
+            meta = msgspec.msgpack.decode(entries[b"meta"], type=_Meta)
+        except (KeyError, msgspec.DecodeError) as error:
+            raise CheckpointError(f"checkpoint of monitor {partition} cannot be read: {error!r}") from error
+        if meta.version != VERSION:
+            raise CheckpointError(f"checkpoint of monitor {partition} has format {meta.version}, expected {VERSION}")
+        monitor._meta = meta
+        monitor._load(entries)
+        applied = [written.applied for written in monitor._behind.values()]
+        monitor._next = min([*applied, meta.applied])
+        return monitor
+
+    def _load(self, entries: Mapping[bytes, bytes]) -> None:
+        models: dict[str, dict[str, bytes]] = {}
+        for key, data in _joined(entries).items():
+            name, _, part = key.removeprefix("model/").partition("/")
+            models.setdefault(unquote(name), {})[part or "written"] = data
+        for stored in entries:
+            if stored != b"meta":
+                path = stored.decode().removeprefix("model/").partition("/")[0]
+                self._stored.setdefault(unquote(path.partition("~")[0]), {})[stored] = None
+        born = {}
+        for name, parts in models.items():
+            try:
+                written = msgspec.msgpack.decode(parts["written"], type=_Written)
+            except (KeyError, msgspec.DecodeError) as error:
+                raise CheckpointError(f"state of model {name} cannot be read: {error!r}") from error
+            born[name] = written.born
+            if name in self._meta.behind:
+                self._behind[name] = written
+                self._due[name] = False
+        for name in sorted(models, key=born.__getitem__):
+            model = self._models[name] = ModelMonitor(name, self._settings.of(name), born=born[name])
+            model.load(models[name])
+
+    def _concerned(self, message: Scored, position: Position, *, again: bool) -> list[ModelMonitor]:
+        if isinstance(message, Tick):
+            models = list(self._models.values())
+        elif again:
+            models = [self._models[message.model]] if message.model in self._models else []
+        else:
+            models = [self._model(message.model, position.offset)]
+        if not again:
+            return models
+        return [
+            model
+            for model in models
+            if model.name in self._behind and position.offset >= self._behind[model.name].applied
+        ]
+
+    def _model(self, name: str, offset: int) -> ModelMonitor:
+        model = self._models.get(name)
+        if model is None:
+            model = self._models[name] = ModelMonitor(name, self._settings.of(name), born=offset)
+            # Once written, always: what is not written cannot be brought up to date.
+            self._due[name] = True
+        return model
+
+    def _clock(self, name: str) -> Clock:
+        return self._behind[name].clock if name in self._behind else self._meta.clock
+
+    def _show(self, model: ModelMonitor, message: Scored, position: Position) -> tuple[Signal | RetrainRequest, ...]:
+        clock = self._clock(model.name)
+        naming = Naming(self._meta.identity, model.name, position)
+        outputs: tuple[Signal | RetrainRequest, ...] = ()
+        if isinstance(message, ScoredBatch):
+            outputs = model.rows(message, position, clock, naming)
+        elif isinstance(message, Arrivals):
+            model.arrive(message)
+            outputs = model.advance(position, clock, naming)
+        elif clock.now is not None:
+            if self._forget(model, clock.now):
+                return ()
+            model.trim(clock.now)
+            outputs = model.advance(position, clock, naming)
+        if model.changed or outputs:
+            self._due[model.name] = self._due.get(model.name, False) or bool(outputs)
+        return outputs
+
+    def _forget(self, model: ModelMonitor, now: float) -> bool:
+        heard = model.heard
+        if heard is None or now - heard <= model.settings.forget_after:
+            return False
+        del self._models[model.name]
+        self._due[model.name] = True
+        return True
+
+    def _entries(self, name: str) -> dict[bytes, bytes | None]:
+        stored = self._stored.setdefault(name, {})
+        prefix = "model/" + _quoted(name)
+        entries: dict[bytes, bytes | None] = {}
+        model = self._models.get(name)
+        if model is None:
+            del self._stored[name]
+            return dict.fromkeys(stored)
+        written = _Written(model.born, self._next, self._clock(name))
+        parts = {"": msgspec.msgpack.encode(written), **model.take()}
+        for part, data in parts.items():
+            entries.update(_spread(f"{prefix}/{part}" if part else prefix, data, stored))
+        if name in self._behind:
+            self._behind[name].applied = self._next
+        return entries
+
+
+def _look(clock: Clock, message: Scored, position: Position) -> None:
+    if isinstance(message, Tick):
+        clock.tick(message.partition, message.log_time, position.timestamp)
+    else:
+        clock.look(position.timestamp)
+
+
+def _quoted(name: str) -> str:
+    return quote(name, safe="").replace("~", "%7E")
+
+
+def _spread(key: str, data: bytes | None, stored: dict[bytes, None]) -> dict[bytes, bytes | None]:
+    """Return the entries of one value; stored keys that it no longer has are deleted."""
+    pieces = [] if data is None else [data[i : i + ENTRY_MAX] for i in range(0, max(len(data), 1), ENTRY_MAX)]
+    entries: dict[bytes, bytes | None] = {}
+    for number, piece in enumerate(pieces):
+        name = (f"{key}~{number}" if number else key).encode()
+        # How many follow, so that a missing one is noticed.
+        entries[name] = (len(pieces) - number - 1).to_bytes(2, "big") + piece
+        stored[name] = None
+    number = len(pieces)
+    while (name := (f"{key}~{number}" if number else key).encode()) in stored:
+        entries[name] = None
+        del stored[name]
+        number += 1
+    return entries
+
+
+def _joined(entries: Mapping[bytes, bytes]) -> dict[str, bytes]:
+    """Put values together again that were spread over several entries."""
+    result = {}
+    for key, data in entries.items():
+        if key == b"meta" or b"~" in key:
+            continue
+        others = [key + f"~{number}".encode() for number in range(1, int.from_bytes(data[:2], "big") + 1)]
+        try:
+            result[key.decode()] = b"".join(piece[2:] for piece in (data, *map(entries.__getitem__, others)))
+        except KeyError as error:
+            raise CheckpointError(f"checkpoint of the monitor lacks {error}") from None
+    return result

@@ -1,0 +1,96 @@
+"""How a joiner comes back: its checkpoint says which records are needed, the topics hold what they are."""
+
+from collections.abc import Mapping, Sequence
+
+from streamapp.core import columns
+from streamapp.core.early import Early
+from streamapp.core.events import Outcome, Prediction, Verdict
+from streamapp.core.intake import InputBatch, Intake
+from streamapp.core.matching import Matching
+from streamapp.core.remembered import Resolved
+from streamapp.errors import CheckpointError
+
+
+class Rejoin:
+    """Brings events that were settled before back to where they waited, without any output.
+
+    Args:
+        partition: Of both topics.
+        matching: What the checkpoint restored, short of the events.
+        waiting: How many predictions waited by model and group.
+        allow_lost: Give predictions that are gone the verdict LOST, rather than refuse.
+    """
+
+    def __init__(
+        self, partition: int, matching: Matching, waiting: Mapping[tuple[str, str], int], *, allow_lost: bool
+    ) -> None:
+        self._partition = partition
+        self._matching = matching
+        self._waiting = waiting
+        self._allow_lost = allow_lost
+        self._found_predictions: set[int] = set()
+        self._found_outcomes: set[int] = set()
+        self._matched: dict[int, list[Resolved]] = {}
+        for resolved in matching.remembered.matched():
+            self._matched.setdefault(resolved.outcome_offset, []).append(resolved)
+
+    def predictions(self, intake: Intake, batch: InputBatch) -> None:
+        """Take records of ``predictions`` again; those that are not needed are skipped."""
+        matching = self._matching
+        for offset, log_time, _, _, prediction in intake.reread(batch):
+            if offset in matching.pending_pages and isinstance(prediction, Prediction):
+                self._found_predictions.add(offset)
+                pending = matching.wait(prediction, offset, log_time)
+                pending.refused = offset in matching.refused_pages
+                matching.expect(pending)
+
+    def outcomes(self, intake: Intake, batch: InputBatch, misplaced: set[int]) -> None:
+        """Take records of ``outcomes`` again; those that are not needed are skipped."""
+        matching = self._matching
+        for offset, log_time, key, value, outcome in intake.reread(batch):
+            if not isinstance(outcome, Outcome):
+                continue
+            for resolved in self._matched.get(offset, ()):
+                resolved.outcome, resolved.outcome_log_time = outcome, log_time
+            if offset in matching.waiting_pages:
+                self._found_outcomes.add(offset)
+                repeated = offset in matching.repeated_pages
+                matching.keep(Early(outcome, offset, log_time, key, value, offset in misplaced, repeated))
+
+    def end(self, log_time: float) -> None:
+        """End the restore, at the log time that the joiner stands at.
+
+        Raises:
+            CheckpointError: Needed offsets were not found, and may not be lost.
+        """
+        matching = self._matching
+        predictions = [offset for offset in matching.pending_pages if offset not in self._found_predictions]
+        outcomes = [offset for offset in matching.waiting_pages if offset not in self._found_outcomes]
+        for topic, missing in (("predictions", predictions), ("outcomes", outcomes)):
+            if missing and not self._allow_lost:
+                raise CheckpointError(
+                    f"{len(missing)} records that the checkpoint waits for are not in partition {self._partition} "
+                    f"of {topic} any more: offsets {_some(missing)}"
+                )
+        self._lose(predictions, log_time)
+        matching.lose_outcomes(outcomes)
+
+    def _lose(self, offsets: Sequence[int], log_time: float) -> None:
+        """Give predictions that cannot be read any more their verdict.
+
+        Their content is gone, so *log_time* stands for their times. How many there are of each group is known, and
+        which offsets they had; which offset was of which group is not.
+        """
+        missing = [name for name, n in self._waiting.items() for _ in range(n - self._matching.group(*name).pending)]
+        if len(missing) != len(offsets):
+            raise CheckpointError(f"checkpoint waits for {len(offsets)} records less, by its counts {len(missing)}")
+        for (model, name), offset in zip(missing, offsets, strict=True):
+            prediction = Prediction(prediction_id="", model=model, group=name, ts=log_time)
+            row = (prediction, offset, log_time, Verdict.LOST, columns.NO_OUTCOME, -1, float("nan"))
+            self._matching.lose_prediction(row)
+
+
+def _some(offsets: Sequence[int]) -> str:
+    """Return the first few offsets as text."""
+    text = ", ".join(map(str, offsets[:10]))
+    return f"{text}, ..., {offsets[-1]}" if len(offsets) > 10 else text

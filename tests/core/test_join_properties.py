@@ -1,0 +1,117 @@
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from streamapp.core.join import Joiner
+from streamapp.errors import DecodeError
+from tests.core.joining import SETTINGS, Log, Run, observe, oracle, predict, restore, whole
+
+END = 200.0
+IDS = st.sampled_from(["a", "b", "c"])
+LABELS = st.sampled_from([True, True, True, "x", 1.0, None])
+
+
+@st.composite
+def logs(draw):
+    """Two logs whose times are small whole numbers, so that every boundary is met often."""
+    first, gap = draw(st.sampled_from([(0, 1), (65_530, 1), (7, 3)]))
+    predictions, outcomes = [], []
+    for records in (predictions, outcomes):
+        now = draw(st.integers(0, 10))
+        for _ in range(draw(st.integers(0, 14))):
+            now += draw(st.sampled_from([0, 0, 1, 2, 5, -1, 12]))
+            ts = now + draw(st.sampled_from([0, 0, 0, -1, -2, -5, -6, 3, -15, 10, 301]))
+            if draw(st.integers(0, 19)) == 0:
+                event = DecodeError("bad", reason="malformed")
+            elif records is predictions:
+                event = predict(
+                    draw(IDS),
+                    max(ts, 0),
+                    group=draw(st.sampled_from(["g", "g", "h"])),
+                    model=draw(st.sampled_from(["m", "m", "long", "assumed"])),
+                    prediction=draw(LABELS),
+                    scores=0.5,
+                )
+            else:
+                event = observe(
+                    draw(IDS),
+                    max(ts, 0),
+                    outcome=draw(LABELS),
+                    loss=0.5,
+                    revision=draw(st.sampled_from([0, 0, 0, 1, 2])),
+                    status=draw(st.sampled_from([None, None, None, "never"])),
+                )
+            records.append((float(max(now, 0)), event))
+    return Log(predictions, first, gap), Log(outcomes, first, gap)
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["predictions", "outcomes", "both", "take", "prove", "again", "crash", "deadline"]),
+        st.integers(1, 5),
+    ),
+    max_size=25,
+)
+
+
+def drive(predictions, outcomes, steps, end=END):
+    """Feed a joiner as the steps say, then all that is left; return everything that came out."""
+    joiner, run = Joiner(0, SETTINGS), Run()
+    logs = {"predictions": predictions, "outcomes": outcomes}
+    done = {"predictions": 0, "outcomes": 0}
+    times = {name: log.log_times() for name, log in logs.items()}
+    for name, n in [*steps, ("predictions", 100), ("outcomes", 100)]:
+        if name in logs or name == "both":
+            for topic in logs if name == "both" else (name,):
+                getattr(joiner, topic)(logs[topic].batch(done[topic], done[topic] + n))
+                done[topic] = min(done[topic] + n, len(logs[topic].records))
+        elif name == "take":
+            run.add(joiner.take())
+        elif name in ("prove", "deadline"):
+            # What may be claimed: a log time below that of everything unread.
+            proofs = {
+                topic: (times[topic][done[topic]] - 0.5 if done[topic] < len(times[topic]) else end - 150 + n)
+                for topic in logs
+            }
+            now = joiner.deadline() if name == "deadline" else None
+            if now is not None:
+                proofs = {topic: min(now, proof) for topic, proof in proofs.items()}
+            joiner.advance(**proofs)
+        elif name == "again":
+            for topic, log in logs.items():
+                getattr(joiner, topic)(log.batch(max(done[topic] - n, 0), done[topic]))
+        elif name == "crash" and run.entries:
+            joiner = restore(run, predictions, outcomes)
+            done = {
+                "predictions": predictions.place(joiner.predictions_applied),
+                "outcomes": outcomes.place(joiner.outcomes_applied),
+            }
+    joiner.advance(predictions=end, outcomes=end)
+    run.add(joiner.take())
+    return run, joiner
+
+
+@settings(max_examples=int(__import__("os").environ.get("EX","600")), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(logs())
+def test_a_slow_oracle_agrees_on_pairs_verdicts_and_counts(both):
+    predictions, outcomes = both
+    for end in (END, max([0.0, *predictions.log_times(), *outcomes.log_times()])):
+        run, joiner = whole(predictions, outcomes, end)
+        rows, counts, pending, dead = oracle(predictions, outcomes, end)
+        assert run.all_rows() == rows
+        totals = {(topic, s): n for topic, table in joiner.totals.items() for s, n in table.items() if n}
+        assert totals == counts
+        assert run.pending == pending
+        assert sorted(letter[:3] for letter in run.dead) == sorted(dead.elements())
+
+
+@settings(max_examples=int(__import__("os").environ.get("EX","600")), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(logs(), STEPS)
+def test_order_of_reading_redelivery_and_restarts_change_nothing(both, steps):
+    expected, joiner = whole(*both, END)
+    run, other = drive(*both, steps)
+    assert run.rows == expected.rows
+    assert run.dead == expected.dead
+    assert run.arrived == expected.arrived
+    assert other.totals == joiner.totals
+    assert (run.counts, run.rejected) == (expected.counts, expected.rejected)
+    assert run.pending == expected.pending

@@ -1,0 +1,579 @@
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamapp.core import quantiles
+from streamapp.core.clock import Clock
+from streamapp.core.events import Arrivals, GroupArrivals, Position, RetrainRequest, Signal, Tick, Verdict
+from streamapp.core.monitor import Monitor
+from streamapp.core.settings import ModelSettings, RetrainSettings, Settings
+from streamapp.errors import CheckpointError
+from tests.core.rows import Row, batch, part
+
+QUICK = ModelSettings(
+    reference_rows=64,
+    cycle=None,
+    budget=2000,
+    window_rows=50,
+    detectors=({"name": "adwin", "clock": 4, "grace_period": 5}, "e-sr"),
+    retrain=RetrainSettings(minimum_rows=20, cooldown=10.0),
+)
+
+
+class Log:
+    """A partition of ``scored``: applies messages, and remembers them and the checkpoint."""
+
+    def __init__(self, settings: ModelSettings = QUICK) -> None:
+        self.settings = Settings(defaults=settings)
+        self.monitor = Monitor(3, self.settings)
+        self.messages = []
+        self.outputs = []
+        self.stored = {}
+
+    def apply(self, message, timestamp: float | None = None):
+        position = Position(3, 2 * len(self.messages), float(len(self.messages)) if timestamp is None else timestamp)
+        self.messages.append((message, position))
+        found = self.monitor.apply(message, position)
+        self.outputs += found
+        return found
+
+    def commit(self, budget: int = 1 << 20):
+        entries = self.monitor.take(budget)
+        for key, data in entries.items():
+            if data is None:
+                self.stored.pop(key, None)
+            else:
+                assert len(data) < 512_000
+                self.stored[key] = data
+        return entries
+
+    def restart(self) -> list:
+        """Restore, and apply again what the checkpoint does not have; return what followed from that."""
+        self.monitor = Monitor.restore(3, self.settings, self.stored)
+        again = []
+        for message, position in self.messages:
+            if position.offset >= self.monitor.applied:
+                again += self.monitor.apply(message, position)
+        return again
+
+    def group(self, name: str = "default", model: str = "fraud") -> dict:
+        return self.monitor.summary()[model]["groups"][name]
+
+
+def arrivals(counts: dict[str, int], latencies: list[float] = [], log_time: float = 0.0, model="fraud") -> Arrivals:  # noqa: B006
+    return Arrivals(
+        model=model,
+        partition=0,
+        log_time=log_time,
+        groups=tuple(
+            GroupArrivals(
+                group=group,
+                predictions=count,
+                latency=quantiles.count(np.array(latencies)),
+                latency_sum=sum(latencies),
+                scores={},
+            )
+            for group, count in counts.items()
+        ),
+    )
+
+
+def errors(pattern: list[bool], start: int = 0, **fields) -> list[Row]:
+    """Return rows whose answer is wrong where the pattern says so."""
+    return [
+        Row(prediction=True, outcome=not wrong, ts=float(start + i), id_hash=start + i + 1, **fields)
+        for i, wrong in enumerate(pattern)
+    ]
+
+
+def noisy(rate: float, n: int, seed: int = 0) -> list[bool]:
+    return (np.random.default_rng(seed).random(n) < rate).tolist()
+
+
+def plain(outputs) -> list:
+    """Return outputs without what depends on how rows were cut into messages."""
+    found = []
+    for signal in outputs:
+        if isinstance(signal, Signal):
+            evidence = {key: value for key, value in signal.evidence.items() if key != "signal"}
+            found.append(msgspec.structs.replace(signal, id="", emitted_at=0.0, evidence=evidence))
+    return found
+
+
+def test_every_verdict_is_counted_and_the_rest_is_pending():
+    log = Log()
+    log.apply(arrivals({"a": 5, "b": 2}))
+    log.apply(
+        batch(
+            [
+                Row(outcome=True, scores=0.5, group="a"),
+                Row(verdict=Verdict.EXPIRED, group="a", scores=0.5),
+                Row(verdict=Verdict.CENSORED, group="b", scores=0.5),
+                Row(verdict=Verdict.LOST, group="a", scores=0.5),
+            ]
+        )
+    )
+    keys = ("predictions", "outcomes", "expired", "censored", "lost", "pending")
+    assert [log.group("a")[key] for key in keys] == [5, 1, 1, 0, 1, 2]
+    assert [log.group("b")[key] for key in keys] == [2, 0, 0, 1, 0, 1]
+
+
+def test_only_joined_rows_are_scored():
+    log = Log()
+    rows = errors([False, True, True])
+    log.apply(batch([rows[0], replace(rows[1], verdict=Verdict.CENSORED), rows[2]]))
+    assert log.group()["metrics"]["accuracy"] == 0.5
+
+
+def test_latency_and_delay_quantiles_are_within_two_percent():
+    rng = np.random.default_rng(1)
+    latencies, delays = rng.lognormal(-3, 1, 2000), rng.lognormal(2, 1.5, 800) - 1.0
+    log = Log()
+    log.apply(arrivals({"default": 1000}, latencies[:1000].tolist()))
+    log.apply(arrivals({"default": 1000}, latencies[1000:].tolist()))
+    log.apply(batch([Row(outcome=True, scores=0.5, outcome_ts=float(d), id_hash=i) for i, d in enumerate(delays)]))
+    found = log.group()
+    for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
+        assert found["latency"][name] == pytest.approx(np.quantile(latencies, q), rel=0.02)
+        if name != "p99":
+            assert found["outcome_delay"][name] == pytest.approx(np.quantile(np.maximum(delays, 0), q), rel=0.02)
+    report = log.monitor.report()[0].groups[0]
+    assert report.delay_sum == pytest.approx(np.maximum(delays, 0).sum())
+    assert sum(report.delay.values()) == 800
+
+
+def test_assumed_outcome_has_no_delay():
+    log = Log()
+    log.apply(batch([Row(outcome=True, scores=0.5, source="assumed", outcome_ts=99.0)]))
+    assert log.group()["outcome_delay"] == {"p50": None, "p95": None}
+    assert log.group()["outcomes"] == 1
+
+
+def test_versions_tell_rows_loss_and_time():
+    rows = [
+        Row(outcome=True, scores=0.5, version="v1", ts=3.0, id_hash=1),
+        Row(outcome=True, scores=0.9, version="v2", ts=4.0, id_hash=2),
+        Row(outcome=True, scores=0.7, version="v1", ts=1.0, id_hash=3),
+        Row(outcome=True, prediction=True, ts=1.0, id_hash=4),
+    ]
+    log = Log()
+    log.apply(batch(rows))
+    assert log.group()["versions"] == {
+        "v1": {"rows": 2, "loss": pytest.approx((0.25 + 0.09) / 2), "first": 1.0, "last": 3.0},
+        "v2": {"rows": 1, "loss": pytest.approx(0.01), "first": 4.0, "last": 4.0},
+    }
+
+
+def test_versions_kept_are_bounded():
+    log = Log(ModelSettings(detectors=()))
+    for i in range(250):
+        log.apply(batch([Row(outcome=True, scores=0.5, version=f"v{i}", ts=float(i), id_hash=i)]))
+    assert list(log.group()["versions"]) == [f"v{i}" for i in range(150, 250)]
+
+
+def test_task_is_settled_by_the_first_row_that_tells():
+    log = Log()
+    log.apply(batch([Row(loss=0.5)]))
+    assert log.monitor.summary()["fraud"]["task"] is None
+    log.apply(batch([Row(outcome=3.0, prediction=4.0, id_hash=2)]))
+    assert log.monitor.summary()["fraud"]["task"] == "regression"
+    (signal,) = log.apply(batch([Row(outcome="x", prediction="y", id_hash=3)]))
+    assert (signal.kind, signal.severity, signal.evidence["reason"]) == ("data_quality", "warn", "outcome_type")
+    assert (log.group()["outcomes"], log.group()["unscorable"]) == (3, 1)
+
+
+def test_unscorable_rows_are_reported_once_for_each_group_reason_and_version():
+    log = Log()
+    log.apply(batch(errors([False], version="v1")))
+    bad = Row(outcome="x", prediction="y", version="v1", ts=7.0)
+    (first,) = log.apply(batch([bad, bad, replace(bad, ts=8.0)]))
+    assert first.at == 7.0
+    assert log.apply(batch([bad])) == ()
+    (other,) = log.apply(batch([replace(bad, group="b")]))
+    assert other.group == "b"
+    log.apply(batch(errors([False], version="v2", start=20)))
+    assert len(log.apply(batch([replace(bad, version="v2", ts=30.0)]))) == 1
+
+
+def test_rise_of_the_loss_warns_and_acts_and_names_both_levels():
+    log = Log()
+    log.apply(batch(errors(noisy(0.3, 400, 1))))
+    assert log.outputs == []
+    log.apply(batch(errors(noisy(0.95, 150, 2), start=400)))
+    drifts = [signal for signal in log.outputs if signal.kind == "drift"]
+    assert {signal.detector for signal in drifts} == {"adwin", "e-sr", "policy"}
+    by_detector = {signal.detector: signal for signal in drifts}
+    act = by_detector["policy"]
+    assert (act.severity, act.direction, act.kind) == ("act", "up", "drift")
+    assert act.evidence["signal"] == by_detector["e-sr"].id
+    assert act.reference < 0.4 < 0.7 < act.value
+    assert 400 <= act.at < 500
+    # 16 rows apart, remembered.
+    assert 380 <= act.evidence["from"] <= act.at
+    assert all(signal.severity == "warn" for signal in drifts if signal.detector != "policy")
+
+
+def test_fall_of_the_loss_is_a_recovery_and_asks_for_nothing():
+    log = Log()
+    log.apply(Tick(partition=0, log_time=1.0))
+    log.apply(batch(errors(noisy(0.8, 400, 1))))
+    log.apply(batch(errors(noisy(0.02, 400, 2), start=400)))
+    assert {(s.kind, s.severity, s.direction) for s in log.outputs} == {("recovery", "warn", "down")}
+
+
+def test_drift_asks_for_training_once_and_a_new_version_ends_the_request():
+    log = Log()
+    log.apply(Tick(partition=0, log_time=1.0))
+    log.apply(batch(errors(noisy(0.3, 400, 1), version="v1")))
+    first = 2 * len(log.messages)
+    for i in range(5):
+        log.apply(batch(errors(noisy(0.95, 40, 2 + i), start=400 + 40 * i, version="v1")))
+    (request,) = [output for output in log.outputs if isinstance(output, RetrainRequest)]
+    assert request.window.rows >= 20
+    assert request.scored.partition == 3
+    assert first - 2 <= request.scored.from_ <= request.scored.cause
+    (signal,) = request.signals
+    assert [s.detector for s in log.outputs if isinstance(s, Signal) and s.id == signal] == ["policy"]
+    deadline = log.monitor.report()[0].groups[0].retrain_deadline
+    assert deadline == request.deadline == 1.0 + 86400
+    log.apply(batch(errors(noisy(0.05, 10), start=700, version="v2")))
+    report = log.monitor.report()[0].groups[0]
+    assert (report.retrain_deadline, report.version, report.version_since) == (None, "v2", 700.0)
+
+
+def test_detectors_start_anew_with_a_new_version():
+    log = Log()
+    log.apply(batch(errors(noisy(0.3, 400, 1), version="v1")))
+    assert {d.state for d in log.monitor.report()[0].groups[0].detectors} == {"watching"}
+    log.apply(batch(errors(noisy(0.9, 50, 2), start=400, version="v2")))
+    assert log.outputs == []
+
+
+def test_late_rows_of_an_older_version_are_not_shown_to_detectors():
+    quick = Log()
+    quick.apply(batch(errors(noisy(0.3, 400, 1), version="v1")))
+    quick.apply(batch(errors(noisy(0.3, 300, 2), start=400, version="v2")))
+    late = [replace(row, ts=100.0) for row in errors([True] * 60, start=800, version="v1")]
+    quick.apply(batch(late))
+    assert quick.outputs == []
+    assert quick.group()["versions"]["v1"]["rows"] == 460
+
+
+def test_versions_that_answer_side_by_side_are_watched():
+    log = Log()
+    rows = errors(noisy(0.3, 400, 1)) + errors(noisy(0.95, 150, 2), start=400)
+    log.apply(batch([replace(row, version=f"v{i % 2}") for i, row in enumerate(rows)]))
+    assert "policy" in {signal.detector for signal in log.outputs}
+
+
+@pytest.mark.parametrize("loss", ["absolute", "squared"])
+def test_losses_of_numbers_are_scaled_by_the_first_ones(loss):
+    rng = np.random.default_rng(3)
+    log = Log(msgspec.structs.replace(QUICK, loss=loss, detectors=("e-sr",), budget=200))
+    wrong = np.concatenate((rng.normal(0, 1, 1000), rng.normal(0, 4, 200)))
+    rows = [Row(outcome=0.0, prediction=1e6 * w, ts=float(i), id_hash=i + 1) for i, w in enumerate(wrong)]
+    for start in range(0, 1200, 100):
+        log.apply(batch(rows[start : start + 100]))
+    kinds = [(signal.kind, signal.severity) for signal in log.outputs]
+    assert ("drift", "act") in kinds
+    act = next(signal for signal in log.outputs if signal.severity == "act")
+    assert act.at >= 1000
+    expected = np.abs(1e6 * wrong[:1000]) ** (2 if loss == "squared" else 1)
+    assert act.reference == pytest.approx(expected.mean(), rel=0.4)
+
+
+def test_infinite_losses_reach_no_detector_and_no_sum_that_is_shown():
+    log = Log(msgspec.structs.replace(QUICK, loss="squared"))
+    rows = [Row(outcome=0.0, prediction=1.0, ts=float(i), id_hash=i) for i in range(200)]
+    rows[150] = replace(rows[150], prediction=1e300)
+    log.apply(batch(rows))
+    assert log.outputs == []
+    metrics = log.group()["metrics"]
+    assert (metrics["rmse"], metrics["r2"]) == (None, None)
+
+
+def test_window_metrics_are_of_the_newest_rows():
+    log = Log()
+    log.apply(batch(errors([True] * 30 + [False] * 40)))
+    log.apply(batch(errors([False] * 5, start=70)))
+    report = log.monitor.report()[0].groups[0]
+    assert report.window_rows == 50
+    assert report.window_metrics["accuracy"] == pytest.approx(45 / 50)
+    assert log.group()["metrics"]["accuracy"] == pytest.approx(45 / 75)
+
+
+def test_summary_of_a_run_is_what_pandas_says():
+    rng = np.random.default_rng(9)
+    n = 4000
+    frame = pd.DataFrame(
+        {
+            "group": rng.choice(["champion", "challenger"], n, p=[0.8, 0.2]),
+            "truth": rng.random(n) < 0.2,
+            "verdict": rng.choice([0, 0, 0, 0, 1, 2, 3], n),
+        }
+    )
+    frame["p"] = np.round(np.clip(0.2 + 0.4 * frame.truth + rng.normal(0, 0.2, n), 0, 1), 2)
+    rows = [
+        Row(outcome=bool(t) if v == 0 else None, scores=p, group=g, verdict=Verdict(v), ts=float(i), id_hash=i + 1)
+        for i, (g, t, v, p) in enumerate(frame.itertuples(index=False))
+    ]
+    log = Log(ModelSettings())
+    for start in range(0, n, 333):
+        log.apply(batch(rows[start : start + 333]))
+    joined = frame[frame.verdict == 0]
+    for name, group in joined.groupby("group"):
+        found = log.group(name)
+        assert found["outcomes"] == len(group)
+        assert found["expired"] == ((frame.group == name) & (frame.verdict == 1)).sum()
+        metrics = found["metrics"]
+        assert metrics["brier"] == pytest.approx(((group.p - group.truth) ** 2).mean(), abs=1e-12)
+        assert metrics["accuracy"] == pytest.approx(((group.p >= 0.5) == group.truth).mean(), abs=1e-12)
+        ranks = group.p.rank()
+        positives = group.truth.sum()
+        area = (ranks[group.truth].sum() - positives * (positives + 1) / 2) / positives / (len(group) - positives)
+        assert metrics["roc_auc"] == pytest.approx(area, abs=1e-12)
+
+
+rows_of_a_run = st.lists(
+    st.fixed_dictionaries(
+        {
+            "outcome": st.sampled_from([True, False, False, False, "odd", None]),
+            "scores": st.sampled_from([None, 0.1, 0.25, 0.5, 0.9]),
+            "prediction": st.sampled_from([None, None, True, False]),
+            "loss": st.sampled_from([None, None, None, 0.25]),
+            "group": st.sampled_from(["a", "a", "b"]),
+            "version": st.sampled_from([None, "v1", "v1", "v1", "v2"]),
+            "verdict": st.sampled_from([Verdict.JOINED] * 4 + [Verdict.EXPIRED]),
+            "delay": st.integers(-1, 6),
+        }
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+def expand(parts: list[dict], n: int, seed: int) -> list[Row]:
+    """Draw n rows from the kinds given: long runs are needed for detectors to say anything."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(n):
+        kind = dict(parts[int(rng.integers(len(parts)))])
+        delay = kind.pop("delay")
+        if i > n // 2 and isinstance(kind["outcome"], bool):
+            kind["outcome"] = True
+        log = float(i // 3)
+        rows.append(
+            Row(
+                ts=float(i),
+                log_time=log,
+                outcome_log_time=max(log + delay, 0.0) if kind["verdict"] == Verdict.JOINED else None,
+                outcome_ts=float(i) + delay if kind["verdict"] == Verdict.JOINED else None,
+                id_hash=i // 2 if i % 7 == 0 else i + 1000,
+                **kind,
+            )
+        )
+    return rows
+
+
+def agree(found, expected, path=""):
+    if isinstance(expected, dict):
+        assert list(found) == list(expected), path
+        for key in expected:
+            agree(found[key], expected[key], f"{path}/{key}")
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=1e-12, abs=1e-12), path
+    else:
+        assert found == expected, path
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows_of_a_run, st.integers(0, 99), st.lists(st.integers(1, 40), min_size=1, max_size=4))
+def test_rows_at_once_are_as_rows_one_by_one(parts, seed, sizes):
+    rows = expand(parts, 260, seed)
+    whole = batch(rows)
+    once, single = Log(), Log()
+    once.apply(whole, 5.0)
+    start, turn = 0, 0
+    while start < len(rows):
+        size = sizes[turn % len(sizes)] if turn % 2 else 1
+        single.apply(part(whole, start, min(start + size, len(rows))), 5.0)
+        start, turn = start + size, turn + 1
+    agree(single.monitor.summary(), once.monitor.summary())
+    found, expected = plain(single.outputs), plain(once.outputs)
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        agree(msgspec.to_builtins(one), msgspec.to_builtins(other))
+
+
+script = st.lists(
+    st.one_of(
+        st.tuples(st.just("rows"), st.integers(1, 60), st.sampled_from(["fraud", "churn", "x/y~1%"])),
+        st.tuples(st.just("tick"), st.integers(0, 1), st.integers(0, 400)),
+        st.tuples(st.just("arrive"), st.integers(1, 5), st.sampled_from(["fraud", "churn"])),
+        st.tuples(st.just("commit"), st.sampled_from([0, 1 << 20])),
+        st.tuples(st.just("restart")),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(script, rows_of_a_run, st.integers(0, 99))
+def test_restarts_change_nothing_and_emit_nothing_twice(steps, parts, seed):
+    rows = expand(parts, 1600, seed)
+    steady, shaken = Log(), Log()
+    start, committed = 0, 0
+    for step in [*steps, ("commit", 0), ("restart",)]:
+        if step[0] == "commit":
+            shaken.commit(step[1])
+            committed = len(shaken.outputs)
+            continue
+        if step[0] == "restart":
+            # What was not committed is derived anew, and the same; what was committed is not.
+            lost = shaken.outputs[committed:]
+            assert shaken.restart() == lost
+            continue
+        if step[0] == "rows":
+            message = batch(rows[start : start + step[1]], model=step[2])
+            start += step[1]
+        elif step[0] == "tick":
+            message = Tick(partition=step[1], log_time=float(step[2]))
+        else:
+            message = arrivals({"a": step[1], "c~": 1}, [0.1 * step[1]], model=step[2])
+        steady.apply(message)
+        shaken.apply(message)
+    assert shaken.outputs == steady.outputs
+    assert shaken.monitor.summary() == steady.monitor.summary()
+    assert shaken.monitor.report() == steady.monitor.report()
+    assert shaken.monitor.applied == steady.monitor.applied
+
+
+def test_message_applied_before_changes_nothing():
+    log = Log()
+    log.apply(batch(errors([False, True])))
+    before = log.monitor.summary()
+    message, position = log.messages[0]
+    assert log.monitor.apply(message, position) == ()
+    assert log.monitor.summary() == before
+
+
+def test_take_writes_models_with_outputs_at_once_and_others_in_turn():
+    log = Log()
+    for i, name in enumerate("abc"):
+        log.apply(batch(errors(noisy(0.3, 400, i)), model=name))
+    assert {key.split(b"/")[1] for key in log.commit(0) if key != b"meta"} == {b"a", b"b", b"c"}
+    for i, name in enumerate("ab"):
+        log.apply(batch(errors(noisy(0.05, 10, i), start=400), model=name))
+    log.apply(batch(errors(noisy(0.95, 150), start=400), model="c"))
+    assert log.outputs
+    assert {key.split(b"/")[1] for key in log.commit(0) if key != b"meta"} == {b"c"}
+    restored = Monitor.restore(3, log.settings, log.stored)
+    assert restored.applied == log.messages[2][1].offset + 1
+    assert {key.split(b"/")[1] for key in log.commit(1) if key != b"meta"} == {b"a"}
+    assert {key.split(b"/")[1] for key in log.commit(1) if key != b"meta"} == {b"b"}
+    assert set(log.commit(1)) == {b"meta"}
+
+
+def test_large_values_are_spread_over_entries_and_missing_ones_noticed():
+    log = Log(ModelSettings(detectors=(), window_rows=60_000))
+    rng = np.random.default_rng(0)
+    rows = [Row(outcome=True, scores=p, id_hash=i) for i, p in enumerate(rng.random(60_000).tolist())]
+    log.apply(batch(rows))
+    log.commit()
+    spread = [key for key in log.stored if b"~" in key]
+    assert spread
+    expected = log.monitor.summary()
+    log.restart()
+    assert log.monitor.summary() == expected
+    with pytest.raises(CheckpointError, match="lacks"):
+        Monitor.restore(3, log.settings, {key: data for key, data in log.stored.items() if key != spread[0]})
+
+
+def test_damaged_or_foreign_state_is_refused():
+    log = Log()
+    log.apply(batch(errors([True, False])))
+    log.commit()
+    for key in log.stored:
+        with pytest.raises(CheckpointError):
+            Monitor.restore(3, log.settings, {**log.stored, key: b"\x00\x00\xc1"})
+    with pytest.raises(CheckpointError, match="watched as binary, its settings now say regression"):
+        Monitor.restore(3, Settings(defaults=ModelSettings(task="regression")), log.stored)
+
+
+def test_same_log_gives_the_same_ids_and_another_log_others():
+    def run(timestamp):
+        log = Log()
+        log.apply(Tick(partition=0, log_time=0.0), timestamp)
+        log.apply(batch(errors(noisy(0.3, 400, 1) + noisy(0.95, 150, 2))), timestamp)
+        return [output.id for output in log.outputs]
+
+    assert run(1.0) == run(1.0)
+    assert len(set(run(1.0))) == len(run(1.0)) > 1
+    assert not set(run(1.0)) & set(run(2.0))
+
+
+def test_model_that_is_silent_for_long_is_forgotten():
+    log = Log(msgspec.structs.replace(QUICK, forget_after=100.0))
+    log.apply(batch(errors([True]), model="old"))
+    log.apply(batch(errors([True], start=90), model="new"))
+    log.commit()
+    log.apply(Tick(partition=0, log_time=120.0))
+    assert set(log.monitor.summary()) == {"new"}
+    gone = log.commit()
+    assert all(data is None for key, data in gone.items() if key.startswith(b"model/old"))
+    log.restart()
+    assert set(log.monitor.summary()) == {"new"}
+
+
+def test_clock_is_the_slowest_joiner_heard_of_lately_and_never_goes_back():
+    clock = Clock()
+    assert clock.now is None
+    clock.tick(0, 100.0, 1000.0)
+    assert clock.now == 100.0
+    clock.tick(1, 50.0, 1001.0)
+    assert clock.now == 100.0
+    clock.tick(0, 130.0, 1010.0)
+    clock.tick(1, 120.0, 1010.0)
+    assert clock.now == 120.0
+    clock.tick(0, 200.0, 1039.0)
+    assert clock.now == 120.0
+    clock.look(1040.0)
+    assert clock.now == 200.0
+    clock.tick(1, 150.0, 1041.0)
+    assert clock.now == 200.0
+
+
+def test_report_does_not_change_with_later_messages():
+    log = Log()
+    log.apply(arrivals({"default": 3}, [0.1]))
+    log.apply(batch(errors(noisy(0.2, 80))))
+    before = log.monitor.report()
+    copy = repr(before)
+    log.apply(arrivals({"default": 3}, [0.1]))
+    log.apply(batch(errors(noisy(0.5, 80), start=80)))
+    assert repr(before) == copy
+    report = before[0].groups[0]
+    assert report.losses["error"][1] == 80
+    assert report.baseline_losses["persistence", "error"][1] == report.baseline_losses["majority", "error"][1]
+    assert report.updated == 80.0
+
+
+def test_state_is_bounded_when_time_goes_on():
+    log = Log(ModelSettings(detectors=(), outcome_window=10.0, grace=1.0, remember=1.0))
+    sizes = []
+    rng = np.random.default_rng(2)
+    for i in range(200):
+        rows = [
+            Row(outcome=bool(y), scores=round(float(p), 2), ts=i + k / 500, id_hash=500 * i + k)
+            for k, (y, p) in enumerate(zip(rng.random(500) < 0.2, rng.random(500), strict=True))
+        ]
+        log.apply(batch(rows))
+        log.apply(Tick(partition=0, log_time=float(i)))
+        log.commit()
+        sizes.append(sum(map(len, log.stored.values())))
+    assert max(sizes[150:]) < 1.25 * max(sizes[100:150]) < 3_000_000

@@ -1,0 +1,271 @@
+"""What Prometheus sees: names and labels of the contract, counters of the process, gauges of the owner."""
+
+import shutil
+import subprocess
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+
+from streamapp.catalogue import FAMILIES
+from streamapp.core import quantiles
+from streamapp.core.report import DetectorReport, GroupReport, ModelReport
+from streamapp.core.settings import ModelSettings, Seconds, Settings
+from streamapp.exposition import LATENCY_BOUNDS, Exposition, Snapshot
+
+# From the contract; one for each series that exists today.
+CONTRACT = {
+    "streamapp_events_total": ("topic", "status"),
+    "streamapp_predictions_total": ("model", "group"),
+    "streamapp_outcomes_total": ("model", "group"),
+    "streamapp_expired_total": ("model", "group"),
+    "streamapp_prediction_latency_seconds": ("model", "group"),
+    "streamapp_outcome_delay_seconds": ("model", "group"),
+    "streamapp_loss": ("model", "group", "loss"),
+    "streamapp_baseline_loss": ("model", "group", "baseline", "loss"),
+    "streamapp_score_bin_total": ("model", "group", "bin", "outcome"),
+    "streamapp_metric": ("model", "group", "metric"),
+    "streamapp_skill_ratio": ("model", "group", "baseline"),
+    "streamapp_drift_score": ("model", "group", "detector"),
+    "streamapp_drift_threshold": ("model", "group", "detector"),
+    "streamapp_signals_total": ("model", "group", "kind", "severity", "detector"),
+    "streamapp_retrain_requests_total": ("model", "group", "reason"),
+    "streamapp_model_updates_total": ("model", "group", "status"),
+    "streamapp_model_updated_timestamp_seconds": ("model", "version"),
+    "streamapp_model_info": ("model", "task", "team"),
+    "streamapp_pending_predictions": ("partition",),
+    "streamapp_log_time_seconds": ("partition",),
+    "streamapp_rejected_total": ("topic", "reason"),
+    "streamapp_window_samples": ("model", "group"),
+    "streamapp_updated_timestamp_seconds": ("model", "group"),
+    "streamapp_detector_state": ("model", "group", "detector", "state"),
+    "streamapp_latency_slo_seconds": ("model",),
+    "streamapp_retrain_deadline_timestamp_seconds": ("model",),
+    "streamapp_learner_progress_timestamp_seconds": ("model",),
+    "streamapp_recoveries_total": ("role", "reason"),
+    "streamapp_parked": ("role", "partition", "reason"),
+    "streamapp_consumer_lag_records": ("topic", "partition"),
+    "streamapp_checkpoint_age_seconds": ("role", "partition"),
+    "streamapp_checkpoint_bytes": ("role", "partition"),
+    "streamapp_label_overflow_total": ("label",),
+}
+
+SETTINGS = Settings(models={"fraud": ModelSettings(team="risk", latency_slo=Seconds(0.2))})
+LATENCIES = np.array([0.0004, 0.002, 0.003, 0.02, 0.3, 42.0])
+
+
+def group(name: str = "champion", **changes: Any) -> GroupReport:
+    report = GroupReport(
+        group=name,
+        predictions=6,
+        outcomes=4,
+        expired=1,
+        censored=0,
+        lost=0,
+        pending=1,
+        unscorable=0,
+        latency=quantiles.count(LATENCIES),
+        latency_sum=float(LATENCIES.sum()),
+        delay={},
+        delay_sum=0.0,
+        loss="brier",
+        losses={"brier": (0.5, 4), "error": (1.0, 4)},
+        baseline_losses={("prior", "brier"): (0.8, 3)},
+        skill={"prior": 0.25, "majority": None},
+        score_bins={(0, "false"): 3, (9, "true"): 1},
+        window_rows=4,
+        window_metrics={"brier": 0.125, "roc_auc": None},
+        detectors=(DetectorReport(name="e-sr", state="watching", score=2.0, threshold=100.0),),
+        version="v1",
+        version_since=1.7e9,
+        retrain_deadline=1.8e9,
+        updated=1.7e9,
+    )
+    return replace(report, **changes)
+
+
+def model(*groups: GroupReport, name: str = "fraud") -> ModelReport:
+    return ModelReport(model=name, task="binary", control=None, groups=groups or (group(),), clock=1.7e9)
+
+
+def value(exposition: Exposition, name: str, **labels: str) -> float | None:
+    return exposition.registry.get_sample_value(name, labels)
+
+
+FRAUD = {"model": "fraud", "group": "champion"}
+
+
+def test_the_catalogue_is_the_contract() -> None:
+    assert {family.name: family.labels for family in FAMILIES} == CONTRACT
+
+
+def test_counters_end_in_total_and_everything_has_a_meaning() -> None:
+    for family in FAMILIES:
+        assert family.name.endswith("_total") == (family.type == "counter")
+        assert family.help.endswith(".")
+
+
+def test_an_empty_process_exposes_its_event_counters_at_zero() -> None:
+    exposition = Exposition(Settings())
+    assert value(exposition, "streamapp_events_total", topic="predictions", status="accepted") == 0
+    assert value(exposition, "streamapp_events_total", topic="outcomes", status="late") == 0
+
+
+def test_gauges_counters_and_summaries_carry_the_report() -> None:
+    exposition = Exposition(SETTINGS)
+    exposition.publish(Snapshot(models=(model(),)))
+    assert value(exposition, "streamapp_predictions_total", **FRAUD) == 6
+    assert value(exposition, "streamapp_outcomes_total", **FRAUD) == 4
+    assert value(exposition, "streamapp_expired_total", **FRAUD) == 1
+    assert value(exposition, "streamapp_loss_sum", **FRAUD, loss="brier") == 0.5
+    assert value(exposition, "streamapp_loss_count", **FRAUD, loss="brier") == 4
+    assert value(exposition, "streamapp_baseline_loss_sum", **FRAUD, baseline="prior", loss="brier") == 0.8
+    assert value(exposition, "streamapp_score_bin_total", **FRAUD, bin="9", outcome="true") == 1
+    assert value(exposition, "streamapp_metric", **FRAUD, metric="brier") == 0.125
+    assert value(exposition, "streamapp_skill_ratio", **FRAUD, baseline="prior") == 0.25
+    assert value(exposition, "streamapp_drift_score", **FRAUD, detector="e-sr") == 2
+    assert value(exposition, "streamapp_drift_threshold", **FRAUD, detector="e-sr") == 100
+    assert value(exposition, "streamapp_detector_state", **FRAUD, detector="e-sr", state="watching") == 1
+    assert value(exposition, "streamapp_detector_state", **FRAUD, detector="e-sr", state="collecting") == 0
+    assert value(exposition, "streamapp_model_info", model="fraud", task="binary", team="risk") == 1
+    assert value(exposition, "streamapp_latency_slo_seconds", model="fraud") == 0.2
+    assert value(exposition, "streamapp_retrain_deadline_timestamp_seconds", model="fraud") == 1.8e9
+    assert value(exposition, "streamapp_model_updated_timestamp_seconds", model="fraud", version="v1") == 1.7e9
+    assert value(exposition, "streamapp_window_samples", **FRAUD) == 4
+
+
+def test_an_undefined_figure_is_no_series_rather_than_nan() -> None:
+    exposition = Exposition(SETTINGS)
+    exposition.publish(Snapshot(models=(model(),)))
+    assert value(exposition, "streamapp_metric", **FRAUD, metric="roc_auc") is None
+    assert value(exposition, "streamapp_skill_ratio", **FRAUD, baseline="majority") is None
+    assert b"nan" not in generate_latest(exposition.registry).lower()
+
+
+def test_histogram_buckets_count_what_numpy_counts() -> None:
+    exposition = Exposition(SETTINGS)
+    exposition.publish(Snapshot(models=(model(),)))
+    for bound in LATENCY_BOUNDS:
+        found = value(exposition, "streamapp_prediction_latency_seconds_bucket", **FRAUD, le=str(bound))
+        assert found == int((bound >= LATENCIES).sum())
+    assert value(exposition, "streamapp_prediction_latency_seconds_bucket", **FRAUD, le="+Inf") == len(LATENCIES)
+    assert value(exposition, "streamapp_prediction_latency_seconds_count", **FRAUD) == len(LATENCIES)
+    assert value(exposition, "streamapp_prediction_latency_seconds_sum", **FRAUD) == pytest.approx(LATENCIES.sum())
+
+
+def test_counts_from_before_a_take_over_are_not_this_process_s() -> None:
+    exposition = Exposition(SETTINGS)
+    exposition.adopt([model(group(predictions=1000, outcomes=900))])
+    assert value(exposition, "streamapp_predictions_total", **FRAUD) == 0
+    exposition.publish(Snapshot(models=(model(group(predictions=1003, outcomes=901)),)))
+    assert value(exposition, "streamapp_predictions_total", **FRAUD) == 3
+    assert value(exposition, "streamapp_outcomes_total", **FRAUD) == 1
+
+
+def test_a_model_that_goes_elsewhere_keeps_its_counters_and_loses_its_gauges() -> None:
+    exposition = Exposition(SETTINGS)
+    exposition.publish(Snapshot(models=(model(),)))
+    exposition.publish(Snapshot(models=(model(group(predictions=8)),)))
+    exposition.publish(Snapshot())
+    assert value(exposition, "streamapp_predictions_total", **FRAUD) == 8
+    assert value(exposition, "streamapp_window_samples", **FRAUD) is None
+    assert value(exposition, "streamapp_model_info", model="fraud", task="binary", team="risk") is None
+
+
+def test_a_model_that_comes_back_is_counted_on_from_where_it_was_taken_over() -> None:
+    exposition = Exposition(SETTINGS)
+    exposition.publish(Snapshot(models=(model(group(predictions=10)),)))
+    exposition.publish(Snapshot())
+    exposition.adopt([model(group(predictions=50))])
+    exposition.publish(Snapshot(models=(model(group(predictions=52)),)))
+    assert value(exposition, "streamapp_predictions_total", **FRAUD) == 12
+
+
+def test_scraping_twice_counts_nothing_twice() -> None:
+    exposition = Exposition(SETTINGS)
+    exposition.publish(Snapshot(models=(model(),), signals={("fraud", "champion", "drift", "act", "policy"): 2}))
+    assert generate_latest(exposition.registry) == generate_latest(exposition.registry)
+
+
+def test_what_may_be_counted_later_is_there_at_zero() -> None:
+    exposition = Exposition(SETTINGS)
+    exposition.publish(Snapshot(models=(model(),)))
+    drift = {**FRAUD, "kind": "drift"}
+    assert value(exposition, "streamapp_signals_total", **drift, severity="warn", detector="e-sr") == 0
+    assert value(exposition, "streamapp_signals_total", **drift, severity="act", detector="policy") == 0
+    assert value(exposition, "streamapp_retrain_requests_total", **FRAUD, reason="drift") == 0
+
+
+def test_counts_and_gauges_of_the_process_are_shown() -> None:
+    exposition = Exposition(SETTINGS)
+    exposition.publish(
+        Snapshot(
+            events={("predictions", "accepted"): 5, ("predictions", "read"): 6},
+            rejected={("predictions", "malformed"): 1},
+            recoveries={("joiner", "fenced"): 1},
+            model_updates={("fraud", "champion", "accepted"): 1},
+            parked={("joiner", 3): "checkpoint"},
+            pending={3: 7},
+            log_time={3: 1.7e9},
+            lag={("streamapp.outcomes", 3): 9},
+            checkpoint_age={("joiner", 3): 0.25},
+            checkpoint_bytes={("joiner", 3): 4096},
+            learner_progress={"fraud": 1.7e9},
+        )
+    )
+    assert value(exposition, "streamapp_events_total", topic="predictions", status="accepted") == 5
+    assert value(exposition, "streamapp_events_total", topic="predictions", status="read") is None
+    assert value(exposition, "streamapp_rejected_total", topic="predictions", reason="malformed") == 1
+    assert value(exposition, "streamapp_recoveries_total", role="joiner", reason="fenced") == 1
+    assert value(exposition, "streamapp_model_updates_total", **FRAUD, status="accepted") == 1
+    assert value(exposition, "streamapp_parked", role="joiner", partition="3", reason="checkpoint") == 1
+    assert value(exposition, "streamapp_pending_predictions", partition="3") == 7
+    assert value(exposition, "streamapp_log_time_seconds", partition="3") == 1.7e9
+    assert value(exposition, "streamapp_consumer_lag_records", topic="streamapp.outcomes", partition="3") == 9
+    assert value(exposition, "streamapp_checkpoint_age_seconds", role="joiner", partition="3") == 0.25
+    assert value(exposition, "streamapp_checkpoint_bytes", role="joiner", partition="3") == 4096
+    assert value(exposition, "streamapp_learner_progress_timestamp_seconds", model="fraud") == 1.7e9
+
+
+def test_label_values_beyond_the_cap_become_other_and_their_counters_add_up() -> None:
+    exposition = Exposition(Settings(), cap=3)
+    models = tuple(model(group(predictions=1), name=f"m{i}") for i in range(10))
+    exposition.publish(Snapshot(models=models))
+    assert value(exposition, "streamapp_predictions_total", model="m2", group="champion") == 1
+    assert value(exposition, "streamapp_predictions_total", model="other", group="champion") == 7
+    assert value(exposition, "streamapp_label_overflow_total", label="model") == 7
+    assert value(exposition, "streamapp_label_overflow_total", label="group") is None
+    assert value(exposition, "streamapp_window_samples", model="other", group="champion") is not None
+    generate_latest(exposition.registry)
+
+
+HOSTILE = 'a"b\\c\nd{}\u2028 é \ud800'
+
+
+def test_hostile_names_are_escaped() -> None:
+    exposition = Exposition(Settings())
+    exposition.publish(Snapshot(models=(model(group(HOSTILE, version=HOSTILE), name=HOSTILE),)))
+    text = generate_latest(exposition.registry)
+    assert b'a\\"b\\\\c\\nd{}' in text
+    families = list(parse_openmetrics(generate_openmetrics(exposition.registry).decode()))
+    assert {family.name for family in families} >= {"streamapp_window_samples"}
+
+
+@pytest.mark.prometheus
+@pytest.mark.parametrize(
+    "snapshot", [Snapshot(), Snapshot(models=(model(), model(name="churn")))], ids=["empty", "full"]
+)
+def test_promtool_finds_nothing_wrong(snapshot: Snapshot) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed")
+    exposition = Exposition(SETTINGS)
+    exposition.publish(snapshot)
+    done = subprocess.run(
+        [promtool, "check", "metrics"], input=generate_latest(exposition.registry), capture_output=True, timeout=30
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
