@@ -135,7 +135,7 @@ class Pipeline:
             retrain_requests=Counter((r.model, r.group, r.reason) for r in self.requests),
             model_updates=Counter((u.model, u.group, u.status) for u in self.updates),
             pending={0: self.joiner.pending()},
-            log_time={0: self.joiner.log_time},
+            log_time={} if (at := self.joiner.log_time) is None else {0: at},
         )
 
     def _score(self, message: Scored, now: float) -> Iterator[Signal | RetrainRequest | ModelUpdate]:
@@ -167,11 +167,12 @@ class Pipeline:
     def _begin(self, request: RetrainRequest) -> _Learning:
         parent = self._learned.get((request.model, request.group))
         version = f"learned-{parent.count + 1 if parent else 1}"
-        (task,) = (report.task for report in self.monitor.report() if report.model == request.model)
-        assert task is not None  # a row has told, or there would be no drift
+        settings = self._settings.of(request.model)
+        task = request.task or settings.task
+        assert task is not None  # the monitor knows it, or there would be no loss that could drift
         learner = Learner(
             request,
-            self._settings.of(request.model),
+            settings,
             task,
             parent=parent.model if parent else None,
             parent_version=parent.version if parent else None,

@@ -170,7 +170,9 @@ class CoreStage:
     """
 
     def __init__(self, simulation: Simulation, settings: Settings, reason: str) -> None:
-        self.notes = (f"no embedded broker here ({reason}): the same core runs in this process, without Kafka",)
+        self.notes: tuple[str, ...] = (
+            f"no embedded broker here ({reason}): the same core runs in this process, without Kafka",
+        )
         self._simulation = simulation
         self._pipeline = Pipeline(settings)
         self._exposition = Exposition(settings)

@@ -9,6 +9,7 @@ import pytest
 
 from streamapp.cli import main
 from streamapp.config import VARIABLES
+from streamapp.embedded import EmbeddedBroker
 
 VERBS = ["demo", "worker", "replay", "simulate", "topics", "check", "status", "scored tail"]
 NOBODY = "127.0.0.1:9"
@@ -129,3 +130,29 @@ def test_topics_shows_its_plan_without_a_broker(
     assert plans["streamapp.checkpoints-joiner"]["config"]["cleanup.policy"] == "compact"
     assert run("topics") == 0
     assert "streamapp.scored" in capsys.readouterr().out
+
+
+@pytest.mark.embedded
+def test_topics_are_made_once_filled_by_simulate_and_read_by_tail(
+    embedded: EmbeddedBroker, prefix: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (
+        ("BROKER", embedded.bootstrap),
+        ("TOPIC_PREFIX", prefix),
+        ("PARTITIONS", "2"),
+        ("SCORED_PARTITIONS", "1"),
+        ("TRANSACTIONS", "false"),
+    ):
+        monkeypatch.setenv(f"STREAMAPP_{name}", value)
+    assert run("topics", "--check") == 1
+    assert f"{prefix}predictions" in capsys.readouterr().out
+    assert run("topics", "--create", "--json") == 0
+    assert f"{prefix}scored" in json.loads(capsys.readouterr().out)["created"]
+    assert run("topics", "--create") == 0
+    assert "every topic was there already" in capsys.readouterr().out
+    assert run("simulate", "--events", "100", "--rate", "2000", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["published"] == report["delivered"] >= 190
+    assert report["failed"] == report["dropped"] == report["rejected"] == 0
+    assert run("scored", "tail", "--from-beginning", "--until-end") == 0
+    assert capsys.readouterr().out == ""

@@ -1,12 +1,20 @@
 """What the demo tells, and the demo without a broker."""
 
 import time
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+import streamapp
+from streamapp.core.events import Outcome, Prediction
+from streamapp.core.learned import LearnedModel
 from streamapp.core.settings import Settings
 from streamapp.demo import CHANGE_AT, Told, now
+from streamapp.modelsfile import load_models
+from streamapp.recording import of_values
+from streamapp.replay import replay
 from streamapp.simulate import simulation
 from streamapp.stage import CoreStage
 
@@ -58,6 +66,11 @@ def test_each_stage_of_the_story_has_words_of_its_own() -> None:
     assert told[-1] == "champion answers with learned-1: loss 0.020, where the old one had 0.400."
 
 
+def test_words_that_differ_in_numbers_only_are_not_told_again() -> None:
+    told = Told()
+    assert [told.is_new(words) for words in ("loss 0.1", "loss 0.25", "well", "loss 0.1")] == [True, False, True, True]
+
+
 def test_news_are_told_once_and_in_order() -> None:
     told = Told()
     first = [str(line) for line in told.news(summary(retrain=[REQUEST], signals=[SIGNAL]))]
@@ -68,6 +81,29 @@ def test_news_are_told_once_and_in_order() -> None:
     assert list(told.news(summary(retrain=[REQUEST], signals=[SIGNAL]))) == []
     (update,) = told.news(summary(model_updates=[UPDATE]))
     assert str(update) == "learned-1 accepted for champion: loss 0.4000 → 0.0300, 900 rows learned"
+
+
+def test_a_recorded_demo_replays_to_the_same_story() -> None:
+    simulated = simulation("shuttle", "abrupt", at=15.0, rate=500.0, shares={"champion": 0.5, "challenger": 0.5})
+    lines: dict[type, list[bytes]] = {Prediction: [], Outcome: []}
+    for _, event in simulated.events(1.7e9, 12_000):
+        lines[type(event)].append(msgspec.json.encode(event))
+    settings = load_models(Path(streamapp.__file__).with_name("demo.toml"))
+    pipeline = replay(
+        of_values("predictions", lines[Prediction]), of_values("outcomes", lines[Outcome]), settings, chunk=125
+    )
+    acts = [signal for signal in pipeline.signals if signal.severity == "act"]
+    assert {(signal.group, signal.kind) for signal in acts} == {("champion", "drift"), ("challenger", "drift")}
+    assert all(1.7e9 + 15 < signal.at < 1.7e9 + 18 for signal in acts)
+    assert {request.group for request in pipeline.requests} == {"champion", "challenger"}
+    for update in pipeline.updates:
+        assert update.status == "accepted"
+        assert update.metrics.incumbent is not None
+        assert update.metrics.candidate is not None
+        assert update.metrics.candidate < update.metrics.incumbent / 2
+        assert LearnedModel.load(pipeline.models[update.id]).task == "binary"
+    assert len(pipeline.updates) == len(pipeline.requests) == 2
+    assert pipeline.summary()["models"]["shuttle"]["model_updates"] == pipeline.updates
 
 
 def test_without_a_broker_the_core_plays_in_this_process() -> None:

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from streamapp.errors import ConfigError
 from streamapp.web.server import Readiness, WebServer
+from tests.conftest import leave_out
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 SUMMARY: dict[str, Any] = {
@@ -219,13 +220,19 @@ def test_stopping_frees_the_port(shown: Shown) -> None:
 def chromium() -> str:
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
-        pytest.skip("Chromium is not installed")
+        leave_out("Chromium is not installed")
     return path
 
 
 def open_page(chromium: str, url: str, profile: Path, *more: str) -> str:
     quiet = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-    quiet += ["--disable-component-update", "--disable-sync", "--no-sandbox", "--headless", "--virtual-time-budget=3000"]
+    quiet += [
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-sandbox",
+        "--headless",
+        "--virtual-time-budget=3000",
+    ]
     command = [chromium, *quiet, f"--user-data-dir={profile}", "--enable-logging=stderr", "--log-level=0", *more, url]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert "CONSOLE" not in run.stderr, run.stderr

@@ -10,11 +10,15 @@ from streamapp.core.events import Prediction
 from streamapp.core.groups import Group
 
 
+GONE = Prediction(prediction_id="", model="", ts=0.0)
+"""Stands where a prediction was."""
+
+
 class Pending(Struct, gc=False):
     """A prediction that waits for its outcome."""
 
-    prediction: Prediction | None
-    """None once it is resolved: whoever still holds the rest lets it go."""
+    prediction: Prediction
+    """:data:`GONE` once it is resolved: whoever still holds the rest lets it go."""
     offset: int
     log_time: float
     group: Group
@@ -23,7 +27,6 @@ class Pending(Struct, gc=False):
 
     def deadline(self) -> float:
         """Return the log time beyond which it expires."""
-        assert self.prediction is not None
         ts: float = self.prediction.ts  # type: ignore[assignment]  # the codec made it a float
         return (ts if ts > self.log_time else self.log_time) + self.group.window + self.group.grace
 
@@ -49,17 +52,16 @@ class Deadlines:
         """Take in a prediction."""
         day = int(deadline)
         self._size += 1
-        if day <= self._day:
-            heappush(self._today, (deadline, pending.offset, pending))
-            self.soonest = min(self.soonest, deadline)
-            return
         entries = self._days.get(day)
-        if entries is None:
+        if entries is not None:
+            entries.append(pending)
+        elif day > self._day:
             self._days[day] = [pending]
             heappush(self._calendar, day)
             self.soonest = min(self.soonest, float(day))
         else:
-            entries.append(pending)
+            heappush(self._today, (deadline, pending.offset, pending))
+            self.soonest = min(self.soonest, deadline)
 
     def due(self, clock: float) -> Iterator[tuple[float, Pending]]:
         """Remove and yield (deadline, pending) where the deadline is below *clock*, soonest first, then by offset."""
@@ -83,10 +85,10 @@ class Deadlines:
         """Let go of resolved predictions where they are many more than the *live* ones."""
         if self._size <= 2 * live + 10_000:
             return
-        self._today = [item for item in self._today if item[2].prediction is not None]
+        self._today = [item for item in self._today if item[2].prediction is not GONE]
         heapify(self._today)
         for day, entries in list(self._days.items()):
-            kept = [pending for pending in entries if pending.prediction is not None]
+            kept = [pending for pending in entries if pending.prediction is not GONE]
             if kept:
                 self._days[day] = kept
             else:
@@ -97,7 +99,7 @@ class Deadlines:
     def _open(self, clock: float) -> bool:
         """Bring the soonest unresolved prediction to the front of today; False if none can be below *clock*."""
         while True:
-            while self._today and self._today[0][2].prediction is None:
+            while self._today and self._today[0][2].prediction is GONE:
                 heappop(self._today)
                 self._size -= 1
             if self._today:
@@ -108,7 +110,7 @@ class Deadlines:
             entries = self._days.pop(self._day)
             self._size -= len(entries)
             for pending in entries:
-                if pending.prediction is not None:
+                if pending.prediction is not GONE:
                     self._today.append((pending.deadline(), pending.offset, pending))
             heapify(self._today)
             self._size += len(self._today)

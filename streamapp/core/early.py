@@ -33,24 +33,22 @@ class EarlyOutcomes:
         self.grace = grace
         self.soonest = inf
         """No outcome is unmatched before the clock is beyond this."""
-        self._by_id: dict[str, Early | deque[Early]] = {}
+        self.by_id: dict[str, Early | deque[Early]] = {}
+        """Changed by the methods alone."""
         self._queue: deque[Early] = deque()
         self._waiting = 0
 
     def __len__(self) -> int:
         return self._waiting
 
-    def __contains__(self, prediction_id: str) -> bool:
-        return prediction_id in self._by_id
-
     def add(self, early: Early) -> None:
         """Keep an outcome; log times must not fall."""
         prediction_id = early.outcome.prediction_id
-        others = self._by_id.get(prediction_id)
+        others = self.by_id.get(prediction_id)
         if others is None:
-            self._by_id[prediction_id] = early
+            self.by_id[prediction_id] = early
         elif isinstance(others, Early):
-            self._by_id[prediction_id] = deque((others, early))
+            self.by_id[prediction_id] = deque((others, early))
         else:
             others.append(early)
         self._queue.append(early)
@@ -59,7 +57,7 @@ class EarlyOutcomes:
 
     def take(self, prediction_id: str) -> list[Early]:
         """Remove and return the outcomes of an id, in order of offset."""
-        found = self._by_id.pop(prediction_id)
+        found = self.by_id.pop(prediction_id)
         entries = [found] if isinstance(found, Early) else list(found)
         for early in entries:
             early.gone = True
@@ -74,11 +72,11 @@ class EarlyOutcomes:
         while (soonest := self.next()) is not None and soonest < clock:
             early = self._queue.popleft()
             entries.append(early)
-            others = self._by_id[early.outcome.prediction_id]
+            others = self.by_id[early.outcome.prediction_id]
             if isinstance(others, deque) and len(others) > 1:
                 others.popleft()
             else:
-                del self._by_id[early.outcome.prediction_id]
+                del self.by_id[early.outcome.prediction_id]
         self._waiting -= len(entries)
         return entries
 

@@ -36,6 +36,8 @@ class Rows:
     """Shape (baselines, LOSSES, n)."""
     reason: Bytes
     """Why it is unscorable, index into :data:`REASONS`; 0 for the others."""
+    fit: bool
+    """All could be scored on their outcomes."""
     ts: Floats
     log_time: Floats
     version: Names
@@ -133,9 +135,9 @@ class Group:
             offset: Of the ``scored`` message.
         """
         if self._scores is not None and self._contest is not None:
-            self._scores.add(rows.block)
+            self._scores.add(rows.block, fit=rows.fit)
             self._contest.add(rows.baselines, rows.block[HARD], rows.losses)
-            self._window.add(rows.block[:, rows.reason == 0] if rows.reason.any() else rows.block)
+            self._window.add(rows.block if rows.fit else rows.block[:, rows.reason == 0])
             self._window_metrics = None
         found: list[Finding | Complaint] = []
         for stretch in self._versions.stretches(rows.version, rows.ts, rows.log_time):
@@ -152,7 +154,7 @@ class Group:
 
     def _complain(self, rows: Rows, stretch: Stretch) -> list[Complaint]:
         reason = rows.reason[stretch.start : stretch.end]
-        if not reason.any():
+        if rows.fit or not reason.any():
             return []
         self.unscorable += int(np.count_nonzero(reason))
         complaints = []

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, nextafter
 
+import numpy as np
+
 from streamapp.core import columns
 from streamapp.core.events import Arrivals, DeadLetter, ScoredBatch
 from streamapp.core.hashing import partitions as partitions_of
@@ -146,7 +148,7 @@ class Joiner:
 
     def pending(self) -> int:
         """Return how many predictions wait for their outcome."""
-        return self._matching.pending
+        return sum(group.pending for group in self._matching.groups.values())
 
     def buffered(self) -> int:
         """Return how many records were handed in, but wait for the other topic to be read as far."""
@@ -206,23 +208,25 @@ class Joiner:
 
     def _announce(self, batch: InputBatch, first: int, end: int, misplaced: set[int]) -> None:
         """Look at the ids of a whole batch at once, from offset *first* to before *end*."""
-        events = [
-            (offset, key, event.prediction_id)
-            for offset, key, event in zip(batch.offsets, batch.keys, batch.events, strict=True)
-            if first <= offset < end and not isinstance(event, DecodeError)
-        ]
-        if not events:
+        offsets, keys, events = batch.offsets, batch.keys, batch.events
+        if not len(offsets):
             return
-        offsets, keys, ids = zip(*events, strict=True)
+        if offsets[0] < first or offsets[-1] >= end or DecodeError in set(map(type, events)):
+            chosen = [
+                place
+                for place, (offset, event) in enumerate(zip(offsets, events, strict=True))
+                if first <= offset < end and not isinstance(event, DecodeError)
+            ]
+            offsets, keys, events = ([column[place] for place in chosen] for column in (offsets, keys, events))
+        ids = [event.prediction_id for event in events]  # type: ignore[union-attr]  # errors are left out
         self._matching.remembered.adopt(ids)
-        if self._partitions is not None:
-            expected = [prediction_id.encode() for prediction_id in ids]
-            at_home = (partitions_of(expected, self._partitions) == self._partition).tolist()
-            misplaced.update(
-                offset
-                for offset, key, wanted, home in zip(offsets, keys, expected, at_home, strict=True)
-                if not home or key != wanted
-            )
+        if self._partitions is None:
+            return
+        expected = [prediction_id.encode() for prediction_id in ids]
+        strays = partitions_of(expected, self._partitions) != self._partition
+        if keys != expected:
+            strays |= np.array([key != wanted for key, wanted in zip(keys, expected, strict=True)], dtype=np.bool_)
+        misplaced.update(offsets[place] for place in np.flatnonzero(strays).tolist())
 
     def _settle(self) -> None:
         """Settle, in their order, the records that nothing unread can precede; then move the clock."""
@@ -283,7 +287,7 @@ class Joiner:
         """Forget what nothing can ask for any more."""
         matching = self._matching
         matching.remembered.forget(self._clock)
-        matching.deadlines.compact(matching.pending)
+        matching.deadlines.compact(sum(pending.values()))
         if len(matching.groups) > 2 * len(pending) + 1000:
             matching.groups = {key: group for key, group in matching.groups.items() if group.pending}
             matching.models = {group.model: group.rows for group in matching.groups.values()}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import inf
 
 from streamapp.core.columns import NO_OUTCOME, Row
-from streamapp.core.deadlines import Deadlines, Pending
+from streamapp.core.deadlines import GONE, Deadlines, Pending
 from streamapp.core.early import Early, EarlyOutcomes
 from streamapp.core.events import DeadLetter, Outcome, Prediction, Verdict
 from streamapp.core.groups import Group, ModelRows
@@ -51,7 +51,6 @@ class Matching:
         self.soonest = inf
         """:meth:`move` does nothing for clocks up to this one."""
         self._pending: dict[str, _Found] = {}
-        self.pending = 0
 
     @property
     def pages(self) -> tuple[Pages, ...]:
@@ -74,28 +73,25 @@ class Matching:
             return
         prediction_id, name = prediction.prediction_id, prediction.group
         found = self._pending.get(prediction_id)
-        known = prediction_id in self.remembered
+        known = prediction_id in self.remembered.by_id
         if (found is not None and _has(found, name)) or (known and self.remembered.has(prediction_id, name, log_time)):
             tally.duplicate += 1
             return
         tally.accepted += 1
         tally.misplaced += misplaced
         pending = self.wait(prediction, offset, log_time)
+        self.pending_pages.add(offset)
         group = pending.group
         if not group.arrived:
             self.arrived.append(group)
         group.arrived.append(prediction)
         group.arrived_at = log_time
-        self.pending_pages.add(offset)
-        if known and self._answer_from_shadow(pending):
-            return
-        if prediction_id in self.early:
+        if known:
+            self._answer_from_shadow(pending)
+        if prediction_id in self.early.by_id:
             for early in self.early.take(prediction_id):
                 self._drop(early)
                 self._match(early.outcome, early.offset, early.log_time, early.key, early.value, early.misplaced)
-            if pending.prediction is None:
-                return
-        self.expect(pending)
 
     def group(self, model: str, name: str) -> Group:
         """Return the group of a model, made where it is new."""
@@ -108,8 +104,8 @@ class Matching:
         return group
 
     def wait(self, prediction: Prediction, offset: int, log_time: float) -> Pending:
-        """Put a prediction into the table, beside others of its id."""
-        group = self.group(prediction.model, prediction.group)
+        """Put a prediction into the table, beside others of its id, and its deadline into the calendar."""
+        group = self.groups.get((prediction.model, prediction.group)) or self.group(prediction.model, prediction.group)
         pending = Pending(prediction, offset, log_time, group)
         found = self._pending.get(prediction.prediction_id)
         if found is None:
@@ -118,27 +114,20 @@ class Matching:
             found[group.name] = pending
         else:
             self._pending[prediction.prediction_id] = {found.group.name: found, group.name: pending}
-        self.pending += 1
         group.pending += 1
-        return pending
-
-    def expect(self, pending: Pending) -> None:
-        """Enter the deadline of a pending prediction."""
-        assert pending.prediction is not None
         deadline = pending.deadline()
         self.deadlines.add(deadline, pending)
-        self.soonest = min(self.soonest, deadline)
+        if deadline < self.soonest:
+            self.soonest = deadline
+        return pending
 
-    def _answer_from_shadow(self, pending: Pending) -> bool:
+    def _answer_from_shadow(self, pending: Pending) -> None:
         """Join a prediction with an outcome that another group of its id was matched with."""
-        prediction = pending.prediction
-        assert prediction is not None
-        for resolved in self.remembered.of(prediction.prediction_id, pending.log_time):
+        for resolved in self.remembered.of(pending.prediction.prediction_id, pending.log_time):
             outcome = resolved.outcome
-            if outcome is not None and _belongs(pending, outcome) is None and not _mismatch(pending, outcome):
+            if outcome is not None and _fits(pending, outcome):
                 self._join(pending, outcome, resolved.outcome_offset, resolved.outcome_log_time)
-                return True
-        return False
+                return
 
     # Outcomes
 
@@ -162,12 +151,10 @@ class Matching:
         tally = self.outcomes
         found = self._pending.get(outcome.prediction_id)
         if found is not None:
-            matched = False
-            for pending in (found,) if isinstance(found, Pending) else tuple(found.values()):
-                if _belongs(pending, outcome) is None and not _mismatch(pending, outcome):
-                    self._join(pending, outcome, offset, log_time)
-                    matched = True
-            if matched:
+            fitting = [pending for pending in _entries(found) if _fits(pending, outcome)]
+            for pending in fitting:
+                self._join(pending, outcome, offset, log_time)
+            if fitting:
                 tally.accepted += 1
                 tally.misplaced += misplaced
                 return
@@ -183,7 +170,7 @@ class Matching:
         elif known:
             tally.late += 1
         else:
-            repeated = outcome.prediction_id in self.early
+            repeated = outcome.prediction_id in self.early.by_id
             self.keep(Early(outcome, offset, log_time, key, value, misplaced, repeated))
             self.waiting_pages.add(offset)
             if repeated:
@@ -196,7 +183,7 @@ class Matching:
 
     def _refuse(self, found: _Found, outcome: Outcome, record: Record) -> None:
         """Count an outcome that no pending prediction of its id can take; they stay pending."""
-        entries = (found,) if isinstance(found, Pending) else tuple(found.values())
+        entries = _entries(found)
         first = entries[0]
         reason = _belongs(first, outcome)
         if reason is None:
@@ -212,7 +199,6 @@ class Matching:
         if reason == "late":
             self.outcomes.late += 1
         else:
-            assert first.prediction is not None
             made, grace = first.prediction.ts, first.group.grace
             error = f"expected a ts at most {grace:g} s before the prediction's {made!r}, got {outcome.ts!r}"
             self._reject(self.outcomes, record, reason, f"{error} - at `$.ts`")
@@ -240,7 +226,6 @@ class Matching:
 
     def _expire(self, pending: Pending, deadline: float) -> None:
         prediction, group = pending.prediction, pending.group
-        assert prediction is not None
         if group.assume is None:
             self._resolve(pending, Verdict.EXPIRED, NO_OUTCOME, -1, float("nan"), deadline, None)
             return
@@ -265,15 +250,13 @@ class Matching:
     ) -> None:
         """Give a prediction its verdict at the log time *moment*."""
         prediction, group = pending.prediction, pending.group
-        assert prediction is not None
         prediction_id = prediction.prediction_id
         found = self._pending[prediction_id]
         if isinstance(found, Pending) or len(found) == 1:
             del self._pending[prediction_id]
         else:
             del found[group.name]
-        pending.prediction = None
-        self.pending -= 1
+        pending.prediction = GONE
         group.pending -= 1
         self.pending_pages.discard(pending.offset)
         if pending.refused:
@@ -325,13 +308,26 @@ class Matching:
         )
 
 
+def _entries(found: _Found) -> Sequence[Pending]:
+    """Return what is pending under one id, lowest offset first."""
+    return (found,) if isinstance(found, Pending) else tuple(found.values())
+
+
 def _has(found: _Found, group: str) -> bool:
     return group in found if isinstance(found, dict) else found.group.name == group
 
 
+def _fits(pending: Pending, outcome: Outcome) -> bool:
+    """Return whether a prediction can take an outcome: what :func:`_belongs` and :func:`_mismatch` say, faster."""
+    prediction, group = pending.prediction, pending.group
+    ts: float = prediction.ts  # type: ignore[assignment]
+    if not ts - group.grace <= outcome.ts <= ts + group.window:  # type: ignore[operator]
+        return False
+    return prediction.prediction.__class__ is outcome.outcome.__class__ or not _mismatch(pending, outcome)
+
+
 def _belongs(pending: Pending, outcome: Outcome) -> str | None:
     """Return None if an outcome's ts fits a prediction, else why not."""
-    assert pending.prediction is not None
     ts: float = pending.prediction.ts  # type: ignore[assignment]
     known: float = outcome.ts  # type: ignore[assignment]
     if known < ts - pending.group.grace:
@@ -341,7 +337,6 @@ def _belongs(pending: Pending, outcome: Outcome) -> str | None:
 
 def _mismatch(pending: Pending, outcome: Outcome) -> str:
     """Return why an outcome's type does not fit the prediction's, empty if it does."""
-    assert pending.prediction is not None
     answer, truth = pending.prediction.prediction, outcome.outcome
     if answer is None or truth is None or answer.__class__ is truth.__class__:
         return ""

@@ -201,8 +201,8 @@ class ModelMonitor:
         """Count verdicts, and meet new groups in the order of their rows."""
         code = batch.group.code
         states = len(Verdict)
-        verdicts = np.bincount(code.astype(np.intp) * states + batch.verdict, minlength=states)
-        verdicts.resize(-(-len(verdicts) // states), states)
+        keys = code.astype(np.intp) * states + batch.verdict
+        verdicts = np.bincount(keys, minlength=len(batch.group.words) * states).reshape(-1, states)
         present = np.flatnonzero(verdicts.any(axis=1)).tolist()
         if len(present) > 1 and any(batch.group.words[place] not in self.groups for place in present):
             present.sort(key=lambda place: int((code == place).argmax()))
@@ -253,7 +253,7 @@ class ModelMonitor:
             if group.loss is None:
                 self._begin(group, batch, joined[rows], judged.reason[rows])
             if group.loss is not None:
-                losses[rows] = configured(block[:, rows], group.loss)
+                losses[rows] = configured(block, group.loss)[rows]
                 if name == self.control:
                     incumbent[rows] = losses[rows]
         baselines = self._baselines.judge(
@@ -311,6 +311,7 @@ class ModelMonitor:
             losses=losses[rows],
             baselines=baselines[:, :, rows],
             reason=judged.reason[rows],
+            fit=judged.fit,
             ts=batch.ts[where],
             log_time=batch.log_time[where],
             version=_some(batch.version, where),

@@ -42,7 +42,6 @@ class Rejoin:
                 self._found_predictions.add(offset)
                 pending = matching.wait(prediction, offset, log_time)
                 pending.refused = offset in matching.refused_pages
-                matching.expect(pending)
 
     def outcomes(self, intake: Intake, batch: InputBatch, misplaced: set[int]) -> None:
         """Take records of ``outcomes`` again; those that are not needed are skipped."""

@@ -35,21 +35,30 @@ class Remembered:
     """
 
     def __init__(self) -> None:
-        self._by_id: dict[str | int, _Entry] = {}
+        self.by_id: dict[str | int, _Entry] = {}
+        """Changed by the methods alone."""
         self._hashed: dict[int, list[Resolved]] = {}
         self._days: dict[int, list[Resolved]] = {}
         self._forgotten = -inf
 
     def add(self, resolved: Resolved) -> None:
         """Remember one; of the same id and group, only the one with the latest horizon is."""
-        self._put(resolved)
-        self._expect(resolved)
+        if resolved.key in self.by_id:
+            self._put(resolved)
+        else:
+            self.by_id[resolved.key] = resolved
+        day = int(resolved.horizon)
+        entries = self._days.get(day)
+        if entries is None:
+            self._days[day] = [resolved]
+        else:
+            entries.append(resolved)
 
     def restore(self, resolved: Resolved) -> None:
         """Remember one whose key is a hash."""
         assert isinstance(resolved.key, int)
         self._hashed.setdefault(resolved.key, []).append(resolved)
-        self._expect(resolved)
+        self._days.setdefault(int(resolved.horizon), []).append(resolved)
 
     def adopt(self, prediction_ids: Sequence[str]) -> None:
         """Announce the ids of records to come, so that what is known by hash is found by id."""
@@ -62,12 +71,9 @@ class Remembered:
                 resolved.key = prediction_ids[place]
                 self._put(resolved)
 
-    def __contains__(self, prediction_id: str) -> bool:
-        return prediction_id in self._by_id
-
     def has(self, prediction_id: str, group: str, log_time: float) -> bool:
         """Return whether this id and group is remembered at a log time."""
-        others = self._by_id.get(prediction_id)
+        others = self.by_id.get(prediction_id)
         if others is None:
             return False
         if isinstance(others, dict):
@@ -77,7 +83,7 @@ class Remembered:
 
     def of(self, prediction_id: str, log_time: float) -> list[Resolved]:
         """Return what is remembered of an id at a log time, in order of the outcomes' offsets."""
-        others = self._by_id.get(prediction_id)
+        others = self.by_id.get(prediction_id)
         if others is None:
             return []
         entries = others.values() if isinstance(others, dict) else (others,)
@@ -102,23 +108,15 @@ class Remembered:
                     yield resolved
 
     def _put(self, resolved: Resolved) -> None:
-        others = self._by_id.get(resolved.key)
+        others = self.by_id.get(resolved.key)
         if others is None:
-            self._by_id[resolved.key] = resolved
+            self.by_id[resolved.key] = resolved
             return
         if not isinstance(others, dict):
-            self._by_id[resolved.key] = others = {others.group: others}
+            self.by_id[resolved.key] = others = {others.group: others}
         same = others.get(resolved.group)
         if same is None or same.horizon <= resolved.horizon:
             others[resolved.group] = resolved
-
-    def _expect(self, resolved: Resolved) -> None:
-        day = int(resolved.horizon)
-        entries = self._days.get(day)
-        if entries is None:
-            self._days[day] = [resolved]
-        else:
-            entries.append(resolved)
 
     def _remove(self, resolved: Resolved) -> None:
         key = resolved.key
@@ -127,10 +125,10 @@ class Remembered:
             if kept:
                 self._hashed[key] = kept
             return
-        others = self._by_id.get(key)
+        others = self.by_id.get(key)
         if others is resolved:
-            del self._by_id[key]
+            del self.by_id[key]
         elif isinstance(others, dict) and others.get(resolved.group) is resolved:
             del others[resolved.group]
             if not others:
-                del self._by_id[key]
+                del self.by_id[key]

@@ -40,15 +40,19 @@ class Scores(ABC):
         self._loss_sum: Floats = np.zeros(_LOSS_COLUMNS)
         self._loss_count: Ints = np.zeros(_LOSS_COLUMNS, np.int64)
 
-    def add(self, block: Floats) -> None:
-        """Take rows, shape (COLUMNS, n); those that could not be scored are nan and count for nothing."""
+    def add(self, block: Floats, *, fit: bool = False) -> None:
+        """Take rows; those that could not be scored are nan and count for nothing.
+
+        Args:
+            block: Shape (COLUMNS, n).
+            fit: All have an answer and a truth.
+        """
         losses = block[HARD:]
         missing = np.isnan(losses)
         self._loss_count += losses.shape[1] - missing.sum(axis=1)
         self._loss_sum += np.where(missing, 0.0, losses).sum(axis=1)
-        absent = np.isnan(block[ANSWER])
-        if absent.any():
-            block = block[:, ~absent]
+        if not fit:
+            block = block[:, ~np.isnan(block[ANSWER])]
         if block.shape[1]:
             self._add_answers(block)
 

@@ -25,6 +25,9 @@ QUICK = ModelSettings(
 )
 
 
+NERVOUS = msgspec.structs.replace(QUICK, budget=20, retrain=RetrainSettings(minimum_rows=1, cooldown=5.0, deadline=50.0))
+
+
 class Log:
     """A partition of ``scored``: applies messages, and remembers them and the checkpoint."""
 
@@ -396,7 +399,7 @@ def agree(found, expected, path=""):
 def test_rows_at_once_are_as_rows_one_by_one(parts, seed, sizes):
     rows = expand(parts, 260, seed)
     whole = batch(rows)
-    once, single = Log(), Log()
+    once, single = Log(NERVOUS), Log(NERVOUS)
     once.apply(whole, 5.0)
     start, turn = 0, 0
     while start < len(rows):
@@ -408,6 +411,35 @@ def test_rows_at_once_are_as_rows_one_by_one(parts, seed, sizes):
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         agree(msgspec.to_builtins(one), msgspec.to_builtins(other))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.sampled_from(["numbers", "words"]), st.integers(0, 99), st.lists(st.integers(1, 60), min_size=1, max_size=4))
+def test_numbers_and_words_at_once_are_as_one_by_one(kind, seed, sizes):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(300):
+        wrong = rng.random() < (0.2 if i < 200 else 0.9)
+        if kind == "numbers":
+            answers = {"outcome": float(rng.normal()), "prediction": float(rng.normal(0, 5 if wrong else 1))}
+        else:
+            word = "abcdef"[int(rng.integers(min(6, 2 + i // 40)))]
+            table = rng.dirichlet(np.ones(6))
+            answers = {"outcome": word, "scores": dict(zip("fedcba", table.tolist(), strict=True))}
+            answers["prediction"] = "a" if wrong else word
+        when = {"ts": i / 2, "log_time": i // 3, "outcome_log_time": i // 3 + int(rng.integers(0, 9)), "id_hash": i + 1}
+        rows.append(Row(group="ab"[int(rng.random() < 0.3)], series=None if i % 3 else "s", **answers, **when))
+    whole = batch(rows)
+    once, single = Log(NERVOUS), Log(NERVOUS)
+    once.apply(whole, 5.0)
+    start, turn = 0, 0
+    while start < len(rows):
+        size = sizes[turn % len(sizes)] if turn % 2 else 1
+        single.apply(part(whole, start, min(start + size, len(rows))), 5.0)
+        start, turn = start + size, turn + 1
+        single.commit()
+        single.restart()
+    agree(single.monitor.summary(), once.monitor.summary())
 
 
 script = st.lists(
@@ -426,7 +458,7 @@ script = st.lists(
 @given(script, rows_of_a_run, st.integers(0, 99))
 def test_restarts_change_nothing_and_emit_nothing_twice(steps, parts, seed):
     rows = expand(parts, 1600, seed)
-    steady, shaken = Log(), Log()
+    steady, shaken = Log(NERVOUS), Log(NERVOUS)
     start, committed = 0, 0
     for step in [*steps, ("commit", 0), ("restart",)]:
         if step[0] == "commit":
