@@ -18,6 +18,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from streamapp.errors import StreamappError
+from streamapp.losscurve import LossCurve
 from streamapp.modelsfile import load_models
 from streamapp.simulate import simulation
 from streamapp.simulation.scenarios import SCENARIOS, Kind
@@ -100,15 +101,16 @@ def _introduce(out: Console, stage: Stage, models: Path, scenario: Kind) -> None
 
 def _watch(stage: Stage, out: Console, scenario: Kind, end: float | None) -> Iterator[dict[str, Any]]:
     """Show what happens until the time is up; yield every summary looked at."""
-    began, told = time.monotonic(), Told()
+    began, told, curve = time.monotonic(), Told(), LossCurve()
     with Live(console=out, auto_refresh=False, transient=True) as live:
         while True:
             summary = stage.summary()
+            curve.look(summary)
             elapsed = time.monotonic() - began
             for news in told.news(summary):
                 live.console.print(Text.assemble((f"{elapsed:5.1f} s  ", "dim"), news), soft_wrap=True)
             if out.is_terminal:
-                live.update(_picture(summary, elapsed, scenario), refresh=True)
+                live.update(_picture(summary, curve, elapsed, scenario), refresh=True)
             elif told.is_new(words := now(summary, elapsed, scenario)):
                 out.print(Text.assemble((f"{elapsed:5.1f} s  ", "dim"), words), soft_wrap=True)
             yield summary
@@ -138,9 +140,12 @@ class Told:
                     yield describe(event)
 
 
-def _picture(summary: Mapping[str, Any], elapsed: float, scenario: Kind) -> RenderableType:
+def _picture(summary: Mapping[str, Any], curve: LossCurve, elapsed: float, scenario: Kind) -> RenderableType:
     return Group(
-        Rule(f"{elapsed:.0f} s"), summary_view(summary, newest=0), Text(now(summary, elapsed, scenario), "bold")
+        Rule(f"{elapsed:.0f} s"),
+        summary_view(summary, newest=0),
+        curve.picture(),
+        Text(now(summary, elapsed, scenario), "bold"),
     )
 
 

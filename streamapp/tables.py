@@ -26,7 +26,7 @@ def summary_view(summary: Mapping[str, Any], *, newest: int = _NEWEST) -> Render
 
     Args:
         summary: What ``/api/summary`` and ``replay --json`` give, parsed or not yet serialised.
-        newest: How many of a model's events are shown.
+        newest: How many of a model's events are shown; 0: not even that there are some.
     """
     plain: dict[str, Any] = msgspec.to_builtins(summary)
     parts: list[RenderableType] = []
@@ -86,6 +86,8 @@ def _happened(model: Mapping[str, Any], newest: int) -> Iterator[Text]:
         *((one["at"], _update(one)) for one in model.get("model_updates", ())),
     ]
     events.sort(key=lambda event: event[0])
+    if newest == 0:
+        return
     if len(events) > newest:
         yield Text(f"  … {len(events) - newest} earlier", style="dim")
     for at, text in events[-newest:]:

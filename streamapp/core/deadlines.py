@@ -9,7 +9,6 @@ from msgspec import Struct
 from streamapp.core.events import Prediction
 from streamapp.core.groups import Group
 
-
 GONE = Prediction(prediction_id="", model="", ts=0.0)
 """Stands where a prediction was."""
 

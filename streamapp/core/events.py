@@ -35,21 +35,35 @@ class Prediction(Struct, frozen=True, gc=False, omit_defaults=True):
     """
 
     prediction_id: Id
+    """Pairs the prediction with its outcome; groups that answer the same request share it."""
     model: Name
+    """The use case that is watched, e.g. ``fraud``."""
     ts: Time
+    """When the prediction was made."""
     group: Name = "default"
+    """The A/B group that answered."""
     prediction: bool | str | float | None = None
+    """The answer; may be left out where there are scores: the threshold or the likeliest class decides then."""
     scores: Share | dict[str, Share] | None = None
+    """Probability of the positive class, or of each class; those sum to 1 ± 1e-6."""
     features: Raw = NO_FEATURES
-    """The JSON object as it came, or empty: decoded only by who needs it."""
+    """Name to number, string, bool or null: what the learner learns from. Kept as it came, empty where not given."""
     version: str | None = None
+    """Build of the model that answered; detectors begin anew with one never seen before."""
     latency: Annotated[float, Meta(ge=0.0)] | None = None
+    """Seconds that the model took."""
     unit: str | None = None
+    """Unit of randomisation, e.g. a user."""
     propensity: Positive | None = None
+    """Probability with which this group was assigned."""
     propensities: dict[str, Share] | None = None
+    """Probability of assignment of each group."""
     experiment: str | None = None
+    """Name of the comparison that this prediction belongs to."""
     series: str | None = None
+    """Entity of a time series: persistence and seasonal baselines look back within it."""
     tags: dict[str, str] | None = None
+    """Segments."""
 
 
 class Outcome(Struct, frozen=True, gc=False, omit_defaults=True):
@@ -59,12 +73,19 @@ class Outcome(Struct, frozen=True, gc=False, omit_defaults=True):
     """
 
     prediction_id: Id
+    """The prediction that it belongs to."""
     ts: Time
+    """When it became known."""
     outcome: bool | str | float | None = None
+    """What turned out to be true, of the same type as the prediction."""
     loss: Share | None = None
+    """How bad the answer was, where no single answer is right; it stands for the configured loss."""
     source: Literal["observed", "human", "assumed"] = "observed"
+    """Where it comes from."""
     status: Literal["never"] | None = None
+    """Says that no outcome will ever come: the prediction is censored instead of expiring."""
     revision: int = 0
+    """A higher one corrects an earlier outcome."""
 
 
 class Verdict(IntEnum):
@@ -236,35 +257,51 @@ class Signal(Struct, frozen=True, kw_only=True):
     """Something a person or a policy should know about a model."""
 
     id: str
+    """The same if the same log is read again."""
     model: str
+    """The model that it is about; also the record's key."""
     group: str
+    """Its group."""
     kind: SignalKind
+    """What happened."""
     severity: Literal["warn", "act"]
+    """``act``: a policy holds that something must be done; ``warn``: a detector's alarm."""
     detector: str
+    """What found it; ``policy`` for ``act``."""
     at: float
     """Event time of the row that caused it, or log time of the tick."""
     emitted_at: float
     """Timestamp of the ``scored`` record that caused it."""
     value: float | None
+    """Mean loss since the change; None where the signal is not about a loss, likewise the next two."""
     reference: float | None
+    """Mean loss before."""
     direction: Literal["up", "down", "retracted"] | None
+    """Where the loss went."""
     evidence: dict[str, Any]
+    """What the detector saw; differs by detector."""
 
 
 class Window(Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
     """Event time that a retrain request wants learned, and how many rows lie in it."""
 
     from_: float
+    """Lowest event time."""
     to: float
+    """Highest event time."""
     rows: int
+    """Joined rows of the group."""
 
 
 class ScoredRange(Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
     """Offsets of ``scored`` that a retrain request wants learned: ``from`` to ``cause``, both included."""
 
     partition: int
+    """Of ``scored``."""
     from_: int
+    """Offset of the first message to learn from."""
     cause: int
+    """Offset of the last one; the proof follows it."""
 
 
 class BeforeAfter(Struct, frozen=True, kw_only=True):
@@ -278,14 +315,23 @@ class RetrainRequest(Struct, frozen=True, kw_only=True):
     """A wish for training; the learner acts on it."""
 
     id: str
+    """The same if the same log is read again."""
     model: str
+    """The model that needs training; also the record's key."""
     group: str
+    """The group whose loss rose."""
     reason: str
+    """Kind of the signals that asked."""
     signals: tuple[str, ...]
+    """Ids of these signals, the newest 100."""
     at: float
+    """Event time of the newest row to learn from."""
     window: Window
+    """The rows since the change, in event time."""
     scored: ScoredRange
+    """The same rows, as offsets of ``scored``."""
     metrics: BeforeAfter
+    """What the change did to the loss."""
     deadline: float
     """Log time after which nobody waits for it any more."""
     task: Task | None = None
@@ -296,8 +342,11 @@ class Artifact(Struct, frozen=True, kw_only=True):
     """Where a learned model lies."""
 
     uri: str
+    """Address, as fsspec takes it."""
     sha256: str
+    """Of its bytes, in hexadecimal digits."""
     format: str
+    """How the bytes are to be read."""
 
 
 class UpdateMetrics(Struct, frozen=True, kw_only=True):
@@ -311,16 +360,27 @@ class ModelUpdate(Struct, frozen=True, kw_only=True):
     """What came of a retrain request."""
 
     id: str
+    """The request's id with ``-update`` behind it."""
     model: str
+    """The model; also the record's key."""
     group: str
+    """The group that shall take it."""
     version: str
+    """Name of the new version: answer with it."""
     parent: str | None
+    """Version accepted before it for this group; None for the first."""
     request: str
+    """Id of the retrain request."""
     status: Literal["accepted", "rejected", "expired"]
+    """``accepted``: better than the incumbent on the same rows; ``rejected``: not; ``expired``: not proven in time."""
     at: float
+    """Log time at which it was decided."""
     rows_learned: int
+    """Rows that the candidate learned from."""
     metrics: UpdateMetrics
+    """What both lost on the rows that were compared."""
     artifact: Artifact | None
+    """The model; None unless accepted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -217,7 +217,9 @@ class Joiner:
                 for place, (offset, event) in enumerate(zip(offsets, events, strict=True))
                 if first <= offset < end and not isinstance(event, DecodeError)
             ]
-            offsets, keys, events = ([column[place] for place in chosen] for column in (offsets, keys, events))
+            offsets = [offsets[place] for place in chosen]
+            keys = [keys[place] for place in chosen]
+            events = [events[place] for place in chosen]
         ids = [event.prediction_id for event in events]  # type: ignore[union-attr]  # errors are left out
         self._matching.remembered.adopt(ids)
         if self._partitions is None:

@@ -99,7 +99,7 @@ def fill(task: Task, block: Floats) -> None:
     if task == "binary":
         distance = np.abs(truth - score)
         block[SOFT] = distance * distance
-        score = np.where(truth == 1.0, score, 1.0 - score)
+        score = np.where(truth == 1.0, score, np.where(truth == 0.0, 1.0 - score, np.nan))
     block[LOG] = -np.log(np.clip(score, CLIP, 1.0 - CLIP))
 
 

@@ -271,8 +271,7 @@ class ModelMonitor:
         found: list[tuple[Finding | Complaint, Group]] = []
         for name, rows in groups:
             part = self._part(batch, joined, rows, judged, losses, baselines)
-            if not self._compares(name):
-                part.baselines[-1] = np.nan
+            part.baselines[-1, :, np.isnan(part.losses) if self._compares(name) else slice(None)] = np.nan
             group = self.groups[name]
             found += [(one, group) for one in group.score(part, position.offset)]
         found.sort(key=lambda pair: pair[0].row)  # rows of two groups are never the same

@@ -87,6 +87,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     forget_after: Seconds = Seconds(30 * 86400)
     """A model or group without events for so long is dropped."""
     on_expiry: Literal["drop"] | Assume = "drop"
+    """What becomes of a prediction without an outcome: it counts as expired, or an outcome is assumed."""
     baselines: tuple[str | dict[str, Any], ...] | None = None
     """None: by task. Names, or ``{seasonal = 24}``, ``{constant = 0, name = "human"}``."""
     loss: Loss | None = None
@@ -94,12 +95,19 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     detectors: tuple[str | dict[str, Any], ...] = ("adwin", "e-sr")
     """Names, or a table with ``name`` and the detector's parameters."""
     latency_slo: Seconds | None = None
+    """Objective for the latency of a prediction, for dashboards and alert rules."""
     reference: str | None = None
+    """File of rows on which "normal" is measured, instead of the first ``reference_rows``."""
     comparison: dict[str, Any] = field(default_factory=dict)
+    """How groups are compared."""
     features: dict[str, Any] = field(default_factory=dict)
+    """Which features are kept."""
     review: dict[str, Any] = field(default_factory=dict)
+    """Which predictions a person is asked about."""
     retrain: RetrainSettings = RetrainSettings()
+    """When training is asked for."""
     learner: LearnerSettings = LearnerSettings()
+    """What learns."""
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -87,7 +87,10 @@ class Versions:
     def add(self, version: Names, ts: Floats, losses: Floats) -> None:
         """Count rows, with their configured losses, nan where there is none."""
         code = version.code
-        present = [int(code[0])] if (code == code[0]).all() else np.unique(code).tolist()
+        present = [int(code[0])]
+        if (code != code[0]).any():
+            found, first = np.unique(code, return_index=True)
+            present = found[np.argsort(first)].tolist()
         for place in present:
             if place < 0:
                 continue

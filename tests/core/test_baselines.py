@@ -413,3 +413,27 @@ def test_series_keep_their_newest_points_however_old():
         series.put("x", month * 2.6e6, float(month), month * 2.6e6 - 3600.0)
     assert series.value("x", 1e12, 12) == 488.0
     assert sum(len(data) for data in series.take().values()) < 64 * 18 + 100
+
+
+def test_rows_that_count_for_no_metric_count_for_no_baseline():
+    rows = [Row(outcome=True, scores=0.9, log_time=float(i), outcome_log_time=i + 0.5, id_hash=i + 1) for i in range(4)]
+    rows += [
+        Row(outcome="odd", scores=0.9, log_time=9.0, id_hash=10),
+        Row(outcome=True, scores=0.9, loss=0.5, log_time=9.0, id_hash=11),
+        Row(outcome=True, log_time=9.0, id_hash=12),
+    ]
+    found = summary(rows, ModelSettings(detectors=(), baselines=("prior", {"constant": 0.25}, "persistence")))["default"]
+    assert found["baselines"]["prior"] == {"error": 0.0, "brier": 0.0, "log_loss": pytest.approx(0.0), "rows": 3}
+    assert {name: entry["rows"] for name, entry in found["baselines"].items()} == {
+        "prior": 3,
+        "constant": 4,
+        "persistence": 3,
+    }
+    report = Monitor(0, Settings(defaults=ModelSettings(detectors=())))
+    report.apply(batch(rows), Position(0, 0, 0.0))
+    sums = report.report()[0].groups[0].baseline_losses
+    assert {loss: rows for (name, loss), (_, rows) in sums.items() if name == "prior"} == {
+        "error": 3,
+        "brier": 3,
+        "log": 3,
+    }

@@ -25,7 +25,9 @@ QUICK = ModelSettings(
 )
 
 
-NERVOUS = msgspec.structs.replace(QUICK, budget=20, retrain=RetrainSettings(minimum_rows=1, cooldown=5.0, deadline=50.0))
+NERVOUS = msgspec.structs.replace(
+    QUICK, budget=20, retrain=RetrainSettings(minimum_rows=1, cooldown=5.0, deadline=50.0)
+)
 
 
 class Log:
