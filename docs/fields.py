@@ -4,6 +4,7 @@ import ast
 import inspect
 import re
 import textwrap
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -36,3 +37,8 @@ def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
     """Return a Markdown table."""
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def either(choices: Sequence[str]) -> str:
+    """Return choices as a sentence has them: *a, b or c*."""
+    return " or ".join(part for part in (", ".join(choices[:-1]), choices[-1]) if part)

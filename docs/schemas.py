@@ -10,7 +10,8 @@ import msgspec
 from msgspec import Raw, Struct
 from msgspec.structs import fields
 
-from docs.fields import descriptions, markdown, summary
+from docs.fields import descriptions, either, summary
+from docs.samples import example
 from streamapp.core import events
 from streamapp.core.events import ModelUpdate, Outcome, Prediction, RetrainRequest, Signal
 from streamapp.stream.cloudevents import cloud_event
@@ -28,7 +29,6 @@ EVENTS: dict[str, type[Struct]] = {
 """Events that have a schema, by its name."""
 DIALECT = "http://json-schema.org/draft-07/schema#"
 Schema = dict[str, Any]
-_Published = Signal | RetrainRequest | ModelUpdate
 
 _ONE_OF = {"prediction": ("prediction", "scores"), "outcome": ("outcome", "loss", "status")}
 """Fields of which one must be there, and not null."""
@@ -86,13 +86,13 @@ def _described(kind: type[Struct], part: Schema) -> Schema:
 def words(part: Schema) -> str:
     """Return a schema's type in words."""
     if "anyOf" in part:
-        return " or ".join(words(each) for each in part["anyOf"] if each.get("type") != "null")
+        return either([words(each) for each in part["anyOf"] if each.get("type") != "null"])
     if "allOf" in part:
         return words(part["allOf"][0])
     if "$ref" in part:
         return "object, see below"
     if "enum" in part:
-        return " or ".join(f"`{value}`" for value in part["enum"] if value is not None)
+        return either([f"`{value}`" for value in part["enum"] if value is not None])
     match part.get("type"):
         case "string" if part.get("format") == "date-time":
             return "RFC 3339 with zone"
@@ -103,16 +103,21 @@ def words(part: Schema) -> str:
         case "boolean":
             return "bool"
         case "object" if isinstance(part.get("additionalProperties"), dict):
-            return f"object of {words(part['additionalProperties'])}s".replace("]s", "]")
+            return f"object of {_plural(words(part['additionalProperties']))}"
         case "array":
-            return f"list of {words(part['items'])}s"
+            return f"list of {_plural(words(part['items']))}"
         case other:
             return str(other)
 
 
+def _plural(kind: str) -> str:
+    word, _, rest = kind.partition(" ")
+    return f"{word}s {rest}".rstrip()
+
+
 def _range(part: Schema) -> str:
     if part.get("exclusiveMaximum") == 1e11:
-        return ", seconds since 1970"
+        return " (seconds since 1970)"
     if "maximum" in part:
         return f" in {'[' if 'minimum' in part else '('}0, 1]"
     return " ≥ 0" if "minimum" in part else ""
@@ -192,9 +197,11 @@ def _message(name: str, key: str) -> dict[str, Any]:
             "bindings": binding,
         }
     message: dict[str, Any] = {"summary": schema(name)["description"]}
-    if name in HEADERS_OF:
+    if name in PUBLISHED:
         message["headers"] = _headers(headers(name))
-    return {**message, "payload": {"schemaFormat": _FORMAT, "schema": {"$ref": f"./schemas/{name}.json"}}, "bindings": binding}
+        message["examples"] = [{"payload": json.loads(example(name))}]
+    payload = {"schemaFormat": _FORMAT, "schema": {"$ref": f"./schemas/{name}.json"}}
+    return {**message, "payload": payload, "bindings": binding}
 
 
 _FORMAT = "application/schema+json;version=draft-07"
@@ -215,20 +222,20 @@ def _headers(example: Mapping[str, bytes]) -> Schema:
     }
 
 
-HEADERS_OF = {"signal": "signals", "retrain-request": "retrain", "model-update": "model-updates"}
-"""Events with CloudEvents headers, and their topics."""
-_WORDS = {"signal": "signal", "retrain-request": "retrain", "model-update": "model-update"}
+PUBLISHED = {
+    "signal": ("signals", "signal"),
+    "retrain-request": ("retrain", "retrain"),
+    "model-update": ("model-updates", "model-update"),
+}
+"""Events with CloudEvents headers: their topics, and the last words of ``ce_type``."""
 
 
-def headers(name: str, event: _Published | None = None, at: float = 0.0) -> dict[str, bytes]:
-    """Return the headers that an event is published with; without an event those of one with the id ``…``."""
-    return dict(
-        cloud_event(Topics().full(HEADERS_OF[name]), "", _WORDS[name], event or _Nobody, at).headers  # type: ignore[arg-type]
-    )
-
-
-class _Nobody:
-    id = "…"
+def headers(name: str) -> dict[str, bytes]:
+    """Return the headers that the example of an event is published with."""
+    event: Any = msgspec.json.decode(example(name), type=EVENTS[name])
+    topic, word = PUBLISHED[name]
+    at = event.emitted_at if isinstance(event, Signal) else event.at
+    return dict(cloud_event(Topics().full(topic), event.model, word, event, at).headers)
 
 
 # YAML

@@ -81,93 +81,174 @@ def _by_classes(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
 
 
 def _batch(model: str, partition: int, rows: Sequence[Row]) -> ScoredBatch:
-    predictions, offsets, log_times, verdicts, outcomes, outcome_offsets, outcome_log_times = zip(*rows, strict=True)
-    classes, probabilities, score = _scores([p.scores for p in predictions])
-    features = [bytes(p.features) for p in predictions]
+    group, version, series, unit = _Words(), _Words(), _Words(), _Words()
+    answer, truth, scores = _Labels(), _Labels(), _Scores()
+    ts, log_time, outcome_ts, outcome_log_time, loss, latency = (_Floats() for _ in range(6))
+    offset, outcome_offset, lengths = _Integers(), _Integers(), _Integers()
+    verdict, source, features = _Bytes(), _Bytes(), []
+    hashes = []
+    # Block by block, so that what one column touches is still in the cache for the next.
+    for start in range(0, len(rows), BLOCK):
+        predictions, offsets, log_times, verdicts, outcomes, outcome_offsets, outcome_log_times = zip(
+            *rows[start : start + BLOCK], strict=True
+        )
+        group.add([p.group for p in predictions])
+        version.add([p.version for p in predictions])
+        series.add([p.series for p in predictions])
+        unit.add([p.unit for p in predictions])
+        verdict.add(verdicts)
+        offset.add(offsets)
+        outcome_offset.add(outcome_offsets)
+        hashes.append(hash64([p.prediction_id.encode() for p in predictions]))
+        ts.add([p.ts for p in predictions])
+        log_time.add(log_times)
+        outcome_ts.add([o.ts for o in outcomes])
+        outcome_log_time.add(outcome_log_times)
+        answer.add([p.prediction for p in predictions])
+        scores.add([p.scores for p in predictions])
+        truth.add([o.outcome for o in outcomes])
+        loss.add([o.loss for o in outcomes])
+        source.add([_SOURCE_CODES[o.source] for o in outcomes])
+        latency.add([p.latency for p in predictions])
+        objects = [bytes(p.features) for p in predictions]
+        features += objects
+        lengths.add(list(map(len, objects)))
+    classes, probabilities = scores.table()
     return ScoredBatch(
         model=model,
         partition=partition,
-        group=names([p.group for p in predictions]),
-        version=names([p.version for p in predictions]),
-        series=names([p.series for p in predictions]),
-        unit=names([p.unit for p in predictions]),
-        verdict=np.array(verdicts, dtype=np.uint8),
-        offset=_ints(offsets),
-        outcome_offset=_ints(outcome_offsets),
-        id_hash=hash64([p.prediction_id.encode() for p in predictions]),
-        ts=_floats([p.ts for p in predictions]),
-        log_time=_floats(log_times),
-        outcome_ts=_floats([o.ts for o in outcomes]),
-        outcome_log_time=_floats(outcome_log_times),
-        prediction=values([p.prediction for p in predictions]),
-        score=score,
+        group=group.names(),
+        version=version.names(),
+        series=series.names(),
+        unit=unit.names(),
+        verdict=verdict.array(),
+        offset=offset.array(),
+        outcome_offset=outcome_offset.array(),
+        id_hash=np.concatenate(hashes),
+        ts=ts.array(),
+        log_time=log_time.array(),
+        outcome_ts=outcome_ts.array(),
+        outcome_log_time=outcome_log_time.array(),
+        prediction=answer.values(),
+        score=scores.array(),
         classes=classes,
         probabilities=probabilities,
-        outcome=values([o.outcome for o in outcomes]),
-        loss=_floats([o.loss for o in outcomes]),
-        outcome_source=np.array([_SOURCE_CODES[o.source] for o in outcomes], dtype=np.uint8),
-        latency=_floats([p.latency for p in predictions]),
+        outcome=truth.values(),
+        loss=loss.array(),
+        outcome_source=source.array(),
+        latency=latency.array(),
         features=b"".join(features),
-        feature_ends=np.cumsum(np.array(list(map(len, features)), dtype=np.int64)),
+        feature_ends=np.cumsum(lengths.array()),
     )
 
 
-def values(column: _Column) -> Values:
-    """Return labels as a column; None has kind NONE. Ints count as numbers."""
-    types = set(map(type, column))
-    if len(types) == 1:
-        kind = _KINDS.get(next(iter(types)), Kind.NUMBER)
+class _Floats:
+    """Numbers; None becomes nan."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def add(self, column: _Column) -> None:
+        try:
+            # Four times as fast as numpy's own way through a list.
+            self._parts.append(struct.pack(f"{len(column)}d", *column))
+        except struct.error:
+            self._parts.append(np.array(column, dtype=np.float64).tobytes())
+
+    def array(self) -> Floats:
+        return np.frombuffer(b"".join(self._parts), dtype=np.float64)
+
+
+class _Integers:
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def add(self, column: _Column) -> None:
+        self._parts.append(struct.pack(f"{len(column)}q", *column))
+
+    def array(self) -> Ints:
+        return np.frombuffer(b"".join(self._parts), dtype=np.int64)
+
+
+class _Bytes:
+    """Numbers from 0 to 255."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def add(self, column: _Column) -> None:
+        self._parts.append(bytes(column))
+
+    def array(self) -> Bytes:
+        return np.frombuffer(b"".join(self._parts), dtype=np.uint8)
+
+
+class _Words:
+    """Strings as codes into a vocabulary, which is in order of first appearance; None is -1."""
+
+    def __init__(self) -> None:
+        self._codes: dict[str | None, int] = {}
+        self._parts: list[Codes] = []
+
+    def add(self, column: _Column) -> None:
+        first = column[0]
+        if column.count(first) == len(column):
+            self._parts.append(np.full(len(column), self._code(first), dtype=np.int32))
+            return
+        for word in dict.fromkeys(column):
+            self._code(word)
+        codes = self._codes
+        self._parts.append(np.array([codes[word] for word in column], dtype=np.int32))
+
+    def _code(self, word: str | None) -> int:
+        if word is None:
+            self._codes[None] = -1
+        return self._codes.setdefault(word, len(self._codes) - (None in self._codes))
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return tuple(word for word in self._codes if word is not None)
+
+    def codes(self) -> Codes:
+        return np.concatenate(self._parts)
+
+    def names(self) -> Names:
+        return Names(code=self.codes(), words=self.words)
+
+
+class _Labels:
+    """Labels of any type; ints count as numbers."""
+
+    def __init__(self) -> None:
+        self._kinds: list[Bytes] = []
+        self._numbers: list[Floats] = []
+        self._words = _Words()
+
+    def add(self, column: _Column) -> None:
+        types = set(map(type, column))
+        if len(types) == 1:
+            self._add(column, _KINDS.get(types.pop(), Kind.NUMBER))
+            return
+        kinds = np.array([_KINDS.get(type(label), Kind.NUMBER) for label in column], dtype=np.uint8)
+        numbers = _floats([None if isinstance(label, str) else label for label in column])
+        strings = kinds == Kind.STRING
+        if strings.any():
+            words = _Words()
+            words._codes = self._words._codes
+            words.add([label for label in column if isinstance(label, str)])
+            numbers[strings] = words.codes()
+        self._kinds.append(kinds)
+        self._numbers.append(numbers)
+
+    def _add(self, column: _Column, kind: Kind) -> None:
+        """Add labels that are all of one kind."""
+        self._kinds.append(np.full(len(column), kind, dtype=np.uint8))
         if kind == Kind.STRING:
-            words, codes = _vocabulary(column)
-            number = codes.astype(np.float64)
+            self._numbers.append(self._places(column))
+        elif kind == Kind.NONE:
+            self._numbers.append(np.full(len(column), np.nan))
         else:
-            words, number = (), _floats(column)
-        return Values(kind=np.full(len(column), kind, dtype=np.uint8), number=number, words=words)
-    kinds = np.array([_KINDS.get(type(value), Kind.NUMBER) for value in column], dtype=np.uint8)
-    words, codes = _vocabulary([value if isinstance(value, str) else None for value in column])
-    number = _floats([None if isinstance(value, str) else value for value in column])
-    return Values(kind=kinds, number=np.where(kinds == Kind.STRING, codes, number), words=words)
+            self._numbers.append(_floats(column))
 
-
-_KINDS = {type(None): Kind.NONE, bool: Kind.BOOL, str: Kind.STRING}
-
-
-def names(column: _Column) -> Names:
-    """Return strings as codes into their vocabulary, which is in order of first appearance; None is -1."""
-    words, codes = _vocabulary(column)
-    return Names(code=codes, words=words)
-
-
-def _vocabulary(column: _Column) -> tuple[tuple[str, ...], Codes]:
-    words = dict.fromkeys(column)
-    if len(words) == 1:
-        only = next(iter(words))
-        return (() if only is None else (only,)), np.full(len(column), -1 if only is None else 0, dtype=np.int32)
-    words.pop(None, None)
-    codes: dict[str | None, int] = {word: code for code, word in enumerate(words)}
-    codes[None] = -1
-    return tuple(words), np.array([codes[word] for word in column], dtype=np.int32)
-
-
-def _scores(column: _Column) -> tuple[tuple[str, ...], Floats, Floats]:
-    """Return the classes, their probabilities by row, and the scalar scores."""
-    if dict not in set(map(type, column)):
-        return (), np.empty((len(column), 0)), _floats(column)
-    tables = [scores if isinstance(scores, dict) else {} for scores in column]
-    classes = {name: place for place, name in enumerate(dict.fromkeys(name for table in tables for name in table))}
-    width = len(classes)
-    # A class that a row does not name has no probability there; a row without scores over classes knows of none.
-    probabilities = np.repeat([0.0 if table else np.nan for table in tables], width)
-    cells = [row * width + classes[name] for row, table in enumerate(tables) for name in table]
-    probabilities[cells] = [share for table in tables for share in table.values()]
-    scalar = _floats([None if isinstance(scores, dict) else scores for scores in column])
-    return tuple(classes), probabilities.reshape(len(column), width), scalar
-
-
-def _floats(column: _Column) -> Floats:
-    """Return a column of numbers; None becomes nan."""
-    return np.array(column, dtype=np.float64)
-
-
-def _ints(column: _Column) -> Ints:
-    return np.array(column, dtype=np.int64)
+    def values(self) -> Values:
+        return Values(kind=np.concatenate(self._kinds), number=np.concatenate(self._numbers), words=self._words.words)

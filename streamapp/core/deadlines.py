@@ -47,8 +47,11 @@ class Deadlines:
         self._day = -1
         self._size = 0
 
-    def add(self, deadline: float, pending: Pending) -> None:
-        """Take in a prediction."""
+    def add(self, pending: Pending) -> float:
+        """Take in a prediction and return its deadline."""
+        ts: float = pending.prediction.ts  # type: ignore[assignment]  # the codec made it a float
+        log_time, group = pending.log_time, pending.group
+        deadline = (ts if ts > log_time else log_time) + group.window + group.grace
         day = int(deadline)
         self._size += 1
         entries = self._days.get(day)
@@ -61,6 +64,7 @@ class Deadlines:
         else:
             heappush(self._today, (deadline, pending.offset, pending))
             self.soonest = min(self.soonest, deadline)
+        return deadline
 
     def due(self, clock: float) -> Iterator[tuple[float, Pending]]:
         """Remove and yield (deadline, pending) where the deadline is below *clock*, soonest first, then by offset."""

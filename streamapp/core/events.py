@@ -394,5 +394,3 @@ class DeadLetter:
     value: bytes | None
     reason: str
     error: str
-
-

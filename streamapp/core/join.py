@@ -232,34 +232,35 @@ class Joiner:
 
     def _settle(self) -> None:
         """Settle, in their order, the records that nothing unread can precede; then move the clock."""
-        predictions, outcomes = self._predictions, self._outcomes
-        strays, strays_out = self._misplaced
         matching = self._matching
+        predictions, outcomes = self._predictions, self._outcomes
         first, second = predictions.buffer, outcomes.buffer
+        first_strays, second_strays = self._misplaced
+        sizes = len(first), len(second)
         while True:
             limit = second[0][1] if second else outcomes.frontier
-            while first and first[0][1] <= limit:
+            while first and (log_time := first[0][1]) <= limit:
+                if log_time > matching.soonest:
+                    matching.move(log_time)
                 record = first.popleft()
-                if record[1] > matching.soonest:
-                    matching.move(record[1])
-                matching.predict(record, record[0] in strays)
-                predictions.done = record[0] + 1
+                matching.predict(record, record[0] in first_strays)
             if not second:
                 break
+            # Above the next prediction none of the outcomes can be settled; without one, what was read decides.
             limit = first[0][1] if first else inf
-            settled = False
-            while second and second[0][1] < limit and (first or predictions.has_all(second[0][1])):
-                record = second.popleft()
-                if record[1] > matching.soonest:
-                    matching.move(record[1])
-                matching.observe(record, record[0] in strays_out)
-                outcomes.done = record[0] + 1
-                settled = True
-            if not settled:
+            if limit <= second[0][1] or not (first or predictions.has_all(second[0][1])):
                 break
-        for intake, misplaced in zip((predictions, outcomes), self._misplaced, strict=True):
-            if misplaced:
-                misplaced.difference_update([offset for offset in misplaced if offset < intake.done])
+            while second and (log_time := second[0][1]) < limit and (first or predictions.has_all(log_time)):
+                if log_time > matching.soonest:
+                    matching.move(log_time)
+                record = second.popleft()
+                matching.observe(record, record[0] in second_strays)
+        matching.predictions.read += sizes[0] - len(first)
+        matching.outcomes.read += sizes[1] - len(second)
+        for intake, strays in ((predictions, first_strays), (outcomes, second_strays)):
+            intake.done = intake.buffer[0][0] if intake.buffer else intake.applied
+            if strays:
+                strays.difference_update([offset for offset in strays if offset < intake.done])
         clock = self._clock
         if clock > matching.soonest:
             matching.move(clock)

@@ -18,6 +18,7 @@ from streamapp.errors import DecodeError
 FUTURE = 300.0
 """Seconds that a ``ts`` may lie beyond the log time of its own record."""
 
+_JOINED, _CENSORED = int(Verdict.JOINED), int(Verdict.CENSORED)
 _Found = Pending | dict[str, Pending]
 
 
@@ -62,23 +63,21 @@ class Matching:
     def predict(self, record: Record, misplaced: bool) -> None:
         """Take a record of ``predictions``."""
         offset, log_time, _, _, prediction = record
-        tally = self.predictions
-        tally.read += 1
         if not isinstance(prediction, Prediction):
-            self._reject(tally, record, *_fault(prediction))
+            self._reject(self.predictions, record, *_fault(prediction))
             return
         ts: float = prediction.ts  # type: ignore[assignment]  # the codec made it a float
         if ts > log_time + FUTURE:
-            self._reject(tally, record, "future", _future(ts, log_time))
+            self._reject(self.predictions, record, "future", _future(ts, log_time))
             return
-        prediction_id, name = prediction.prediction_id, prediction.group
-        found = self._pending.get(prediction_id)
+        prediction_id = prediction.prediction_id
         known = prediction_id in self.remembered.by_id
-        if (found is not None and _has(found, name)) or (known and self.remembered.has(prediction_id, name, log_time)):
-            tally.duplicate += 1
+        if (known or prediction_id in self._pending) and self._repeats(prediction, log_time):
+            self.predictions.duplicate += 1
             return
-        tally.accepted += 1
-        tally.misplaced += misplaced
+        self.predictions.accepted += 1
+        if misplaced:
+            self.predictions.misplaced += 1
         pending = self.wait(prediction, offset, log_time)
         self.pending_pages.add(offset)
         group = pending.group
@@ -92,6 +91,13 @@ class Matching:
             for early in self.early.take(prediction_id):
                 self._drop(early)
                 self._match(early.outcome, early.offset, early.log_time, early.key, early.value, early.misplaced)
+
+    def _repeats(self, prediction: Prediction, log_time: float) -> bool:
+        """Return whether a prediction's id and group are pending or remembered."""
+        found, name = self._pending.get(prediction.prediction_id), prediction.group
+        if found is not None and (found.group.name == name if isinstance(found, Pending) else name in found):
+            return True
+        return self.remembered.has(prediction.prediction_id, name, log_time)
 
     def group(self, model: str, name: str) -> Group:
         """Return the group of a model, made where it is new."""
@@ -107,16 +113,13 @@ class Matching:
         """Put a prediction into the table, beside others of its id, and its deadline into the calendar."""
         group = self.groups.get((prediction.model, prediction.group)) or self.group(prediction.model, prediction.group)
         pending = Pending(prediction, offset, log_time, group)
-        found = self._pending.get(prediction.prediction_id)
-        if found is None:
-            self._pending[prediction.prediction_id] = pending
-        elif isinstance(found, dict):
+        found = self._pending.setdefault(prediction.prediction_id, pending)
+        if isinstance(found, dict):
             found[group.name] = pending
-        else:
+        elif found is not pending:
             self._pending[prediction.prediction_id] = {found.group.name: found, group.name: pending}
         group.pending += 1
-        deadline = pending.deadline()
-        self.deadlines.add(deadline, pending)
+        deadline = self.deadlines.add(pending)
         if deadline < self.soonest:
             self.soonest = deadline
         return pending
@@ -134,16 +137,22 @@ class Matching:
     def observe(self, record: Record, misplaced: bool) -> None:
         """Take a record of ``outcomes``."""
         offset, log_time, key, value, outcome = record
-        tally = self.outcomes
-        tally.read += 1
         if not isinstance(outcome, Outcome):
-            self._reject(tally, record, *_fault(outcome))
+            self._reject(self.outcomes, record, *_fault(outcome))
             return
         ts: float = outcome.ts  # type: ignore[assignment]
         if ts > log_time + FUTURE:
-            self._reject(tally, record, "future", _future(ts, log_time))
+            self._reject(self.outcomes, record, "future", _future(ts, log_time))
             return
-        self._match(outcome, offset, log_time, key, value, misplaced)
+        found = self._pending.get(outcome.prediction_id)
+        if isinstance(found, Pending) and _fits(found, outcome):
+            # Nearly all outcomes end here, so this says again what _match says of one pending prediction.
+            self._join(found, outcome, offset, log_time)
+            self.outcomes.accepted += 1
+            if misplaced:
+                self.outcomes.misplaced += 1
+        else:
+            self._match(outcome, offset, log_time, key, value, misplaced)
 
     def _match(
         self, outcome: Outcome, offset: int, log_time: float, key: bytes | None, value: bytes | None, misplaced: bool
@@ -220,8 +229,8 @@ class Matching:
     # Ends
 
     def _join(self, pending: Pending, outcome: Outcome, offset: int, log_time: float) -> None:
-        verdict = Verdict.JOINED if outcome.status is None else Verdict.CENSORED
         moment = log_time if log_time > pending.log_time else pending.log_time
+        verdict = _JOINED if outcome.status is None else _CENSORED
         self._resolve(pending, verdict, outcome, offset, log_time, moment, outcome)
 
     def _expire(self, pending: Pending, deadline: float) -> None:
@@ -241,7 +250,7 @@ class Matching:
     def _resolve(
         self,
         pending: Pending,
-        verdict: Verdict,
+        verdict: int,
         outcome: Outcome,
         offset: int,
         log_time: float,
@@ -251,11 +260,12 @@ class Matching:
         """Give a prediction its verdict at the log time *moment*."""
         prediction, group = pending.prediction, pending.group
         prediction_id = prediction.prediction_id
-        found = self._pending[prediction_id]
-        if isinstance(found, Pending) or len(found) == 1:
-            del self._pending[prediction_id]
-        else:
+        found = self._pending.pop(prediction_id)
+        if found is not pending:
+            assert isinstance(found, dict)
             del found[group.name]
+            if found:
+                self._pending[prediction_id] = found
         pending.prediction = GONE
         group.pending -= 1
         self.pending_pages.discard(pending.offset)
@@ -311,10 +321,6 @@ class Matching:
 def _entries(found: _Found) -> Sequence[Pending]:
     """Return what is pending under one id, lowest offset first."""
     return (found,) if isinstance(found, Pending) else tuple(found.values())
-
-
-def _has(found: _Found, group: str) -> bool:
-    return group in found if isinstance(found, dict) else found.group.name == group
 
 
 def _fits(pending: Pending, outcome: Outcome) -> bool:

@@ -122,7 +122,7 @@ class ModelMonitor:
             name = group.name
             request = group.policy.advance(clock.now, position, partial(naming.next, name, "retrain", "policy"))
             if request is not None:
-                requests.append(request)
+                requests.append(msgspec.structs.replace(request, task=self._task))
             if group.policy.deadline != before:
                 self._changed.add(name)
         return tuple(requests)

@@ -422,7 +422,8 @@ def test_rows_that_count_for_no_metric_count_for_no_baseline():
         Row(outcome=True, scores=0.9, loss=0.5, log_time=9.0, id_hash=11),
         Row(outcome=True, log_time=9.0, id_hash=12),
     ]
-    found = summary(rows, ModelSettings(detectors=(), baselines=("prior", {"constant": 0.25}, "persistence")))["default"]
+    chosen = ModelSettings(detectors=(), baselines=("prior", {"constant": 0.25}, "persistence"))
+    found = summary(rows, chosen)["default"]
     assert found["baselines"]["prior"] == {"error": 0.0, "brier": 0.0, "log_loss": pytest.approx(0.0), "rows": 3}
     assert {name: entry["rows"] for name, entry in found["baselines"].items()} == {
         "prior": 3,

@@ -446,7 +446,7 @@ def test_numbers_and_words_at_once_are_as_one_by_one(kind, seed, sizes):
 
 script = st.lists(
     st.one_of(
-        st.tuples(st.just("rows"), st.integers(1, 60), st.sampled_from(["fraud", "churn", "x/y~1%"])),
+        st.tuples(st.just("rows"), st.integers(1, 200), st.sampled_from(["fraud", "churn", "x/y~1%"])),
         st.tuples(st.just("tick"), st.integers(0, 1), st.integers(0, 400)),
         st.tuples(st.just("arrive"), st.integers(1, 5), st.sampled_from(["fraud", "churn"])),
         st.tuples(st.just("commit"), st.sampled_from([0, 1 << 20])),
@@ -459,7 +459,7 @@ script = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(script, rows_of_a_run, st.integers(0, 99))
 def test_restarts_change_nothing_and_emit_nothing_twice(steps, parts, seed):
-    rows = expand(parts, 1600, seed)
+    rows = expand(parts, 5000, seed)
     steady, shaken = Log(NERVOUS), Log(NERVOUS)
     start, committed = 0, 0
     for step in [*steps, ("commit", 0), ("restart",)]:
