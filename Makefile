@@ -8,7 +8,7 @@ FOR ?=
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test lint docs bench clean
 
 help: ## Say what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -33,6 +33,9 @@ lint: $(STAMP) ## Style, types, and the arrows between packages
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(STAMP) ## Write the generated parts of docs/ anew
+	$(BIN)/python -m docs.build
 
 bench: $(STAMP) ## Measure throughput against a bare loop on the same broker
 	$(BIN)/python -m benchmarks throughput

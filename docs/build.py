@@ -5,7 +5,7 @@ import re
 import sys
 from pathlib import Path
 
-from docs.schemas import EVENTS, asyncapi, schema, yaml
+from docs.contract import EVENTS, asyncapi, schema, yaml
 from docs.tables import PARTS
 from streamapp.errors import ConfigError
 

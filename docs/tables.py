@@ -11,9 +11,9 @@ import typer
 from msgspec import Struct
 from msgspec.structs import fields, replace
 
+from docs.contract import EVENTS, PUBLISHED, headers, schema, words
 from docs.fields import descriptions, either, markdown, table
 from docs.samples import REASON_SAMPLES, error_text, example, scored_lines, summary_of_sample
-from docs.schemas import EVENTS, PUBLISHED, headers, schema, words
 from streamapp.catalogue import FAMILIES
 from streamapp.cli import app
 from streamapp.config import VARIABLES
@@ -68,7 +68,9 @@ def event_example(name: str) -> str:
 
 def reasons() -> str:
     """Return every reason of a rejection, with an error as the dead letter has it."""
-    source = re.sub(r"MAX_\w+", lambda name: f"{getattr(codec, name[0]):,}", inspect.getsource(codec))
+    source = re.sub(
+        r"MAX_(\w+)", lambda name: f"{getattr(codec, name[0]):,} {name[1].lower()}", inspect.getsource(codec)
+    )
     meaning = dict(re.findall(r'^    "(\w+)",  # (.+)$', source, re.MULTILINE))
     rows = [
         (f"`{reason}`", meaning[reason].partition(" (the joiner")[0], f"`` {error_text(*REASON_SAMPLES[reason])} ``")

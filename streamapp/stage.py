@@ -1,6 +1,8 @@
 """Where the demo plays: a worker on an embedded broker, or the core alone where there is no such broker."""
 
+import contextlib
 import os
+import re
 import socket
 import sys
 import threading
@@ -11,7 +13,6 @@ from typing import Any, Protocol
 
 import msgspec
 
-from streamapp.address import free_port
 from streamapp.artifacts import ArtifactStore
 from streamapp.child import Child
 from streamapp.commands.status import fetch
@@ -33,6 +34,7 @@ from streamapp.web.server import Readiness, WebServer
 
 HOST = "127.0.0.1"
 USUAL_PORT = 6066
+PAGE = re.compile(r"status page at (http://[^\s,]+)")
 READY_WITHIN = 60.0
 """Seconds that a worker may take to be ready."""
 STEP = 0.25
@@ -82,9 +84,8 @@ class KafkaStage:
 
     def __init__(self, simulation: Simulation, models: Path, folder: Path) -> None:
         self._simulation = simulation
-        self._folder = folder
+        self._log = folder / "worker.log"
         self._broker = EmbeddedBroker()
-        self._port = web_port()
         self._environ = {
             "STREAMAPP_BROKER": self._broker.bootstrap,
             "STREAMAPP_PARTITIONS": str(PARTITIONS),
@@ -94,12 +95,12 @@ class KafkaStage:
             "STREAMAPP_SESSION_TIMEOUT": SESSION_TIMEOUT,
             "STREAMAPP_TRANSACTIONS": "false",
             "STREAMAPP_WEB_HOST": HOST,
-            "STREAMAPP_WEB_PORT": str(self._port),
+            "STREAMAPP_WEB_PORT": str(web_port()),
         }
         self._config = ProcessConfig.from_environ(self._environ)
         self._worker: Child | None = None
         self._services: Services | None = None
-        self.url = f"http://{HOST}:{self._port}"
+        self.url = ""
 
     def start(self) -> None:
         """Start broker, topics, worker and services."""
@@ -112,7 +113,7 @@ class KafkaStage:
         ours = {name: value for name, value in os.environ.items() if not name.startswith("STREAMAPP_")}
         self._worker = Child(
             [sys.executable, "-m", "streamapp", "worker"],
-            log=self._folder / "worker.log",
+            log=self._log,
             env={**ours, **self._environ},
             grace=10.0,
         )
@@ -125,13 +126,14 @@ class KafkaStage:
         end, reason = time.monotonic() + READY_WITHIN, "it does not answer"
         while time.monotonic() < end:
             self._must_run()
-            try:
-                found = fetch(self.url, "/readyz", timeout=2.0)
-            except ConfigError:
-                found = {"ready": False, "reason": reason}
-            if found["ready"]:
-                return
-            reason = found["reason"]
+            # What the worker itself says: something else may answer on the port that we hoped for.
+            if told := PAGE.search(self._log.read_text(errors="replace")):
+                self.url = told[1]
+                with contextlib.suppress(ConfigError):
+                    found = fetch(self.url, "/readyz", timeout=2.0)
+                    if found["ready"]:
+                        return
+                    reason = found["reason"]
             time.sleep(0.1)
         raise self._failed(f"the worker was not ready within {READY_WITHIN:g} s ({reason})")
 
@@ -256,11 +258,11 @@ class CoreStage:
 
 
 def web_port() -> int:
-    """Return the usual port of the status page where it is free, else another that is."""
+    """Return the usual port of the status page where it is free, else 0: any other."""
     with socket.socket() as each:
         each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             each.bind((HOST, USUAL_PORT))
         except OSError:
-            return free_port()
+            return 0
     return USUAL_PORT

@@ -1,25 +1,12 @@
-"""Rows of the joiner as columns: resolved predictions as :class:`ScoredBatch`, arrived ones as :class:`Arrivals`."""
+"""The joiner's results as columns: resolved predictions as :class:`ScoredBatch`, accepted ones as counts."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from streamapp.core import quantiles
-from streamapp.core.events import (
-    SOURCES,
-    Arrivals,
-    Codes,
-    Floats,
-    GroupArrivals,
-    Ints,
-    Kind,
-    Names,
-    Outcome,
-    Prediction,
-    ScoredBatch,
-    Values,
-)
+from streamapp.core.accumulators import ByteColumn, FloatColumn, IntColumn, LabelColumn, NameColumn, ScoreColumn
+from streamapp.core.events import SOURCES, GroupArrivals, Hashes, Outcome, Prediction, ScoredBatch
 from streamapp.core.hashing import hash64
 
 Row = tuple[Prediction, int, float, int, Outcome, int, float]
@@ -29,226 +16,185 @@ NO_OUTCOME = Outcome(prediction_id="", ts=float("nan"))
 """Stands in a row for the outcome that never came."""
 CLASSES = 1024
 """Classes of one batch at most, unless one row has more: rows with others begin a new batch."""
+BLOCK = 1024
+"""Rows that are turned into columns at once."""
 SCORE_BINS = 64
 """Equal bins of [0, 1] in :attr:`GroupArrivals.scores`."""
 
-_Column = Sequence[Any]
 _SOURCE_CODES = {source: code for code, source in enumerate(SOURCES)}
 
 
 def scored(model: str, partition: int, rows: Sequence[Row]) -> list[ScoredBatch]:
     """Return the rows of one model as columns, in their order: one batch, or several if they name very many classes."""
-    return [_batch(model, partition, part) for part in _by_classes(rows)]
+    model_rows = ModelRows(model, partition)
+    model_rows.rows.extend(rows)
+    return model_rows.take()
 
 
-def arrivals(model: str, partition: int, log_time: float, groups: Mapping[str, Sequence[Prediction]]) -> Arrivals:
-    """Return what came in for one model, groups in the given order."""
-    return Arrivals(
-        model=model,
-        partition=partition,
-        log_time=log_time,
-        groups=tuple(_group(group, predictions) for group, predictions in groups.items()),
-    )
+class ModelRows:
+    """Rows of one model on their way into columns.
+
+    Args:
+        model: Whose rows they are.
+        partition: Where they come from.
+    """
+
+    __slots__ = ("_builders", "_classes", "_partition", "model", "rows")
+
+    def __init__(self, model: str, partition: int) -> None:
+        self.model = model
+        self.rows: list[Row] = []
+        """Rows that are not in columns yet; append to it."""
+        self._partition = partition
+        self._builders: list[_Builder] = []
+        self._classes: set[str] = set()
+        """Of the last builder."""
+
+    def __len__(self) -> int:
+        return len(self.rows) + sum(builder.rows for builder in self._builders)
+
+    def fold(self) -> None:
+        """Put :attr:`rows` into columns: sooner is cheaper, while they are still in the processor's cache."""
+        if not self._builders and self.rows:
+            self._builders.append(_Builder())
+        for part in self._by_classes():
+            for start in range(0, len(part), BLOCK):
+                self._builders[-1].add(part[start : start + BLOCK])
+        self.rows.clear()
+
+    def take(self) -> list[ScoredBatch]:
+        """Return all rows since the last time, in their order: one batch, or several if they name very many classes."""
+        self.fold()
+        batches = [builder.batch(self.model, self._partition) for builder in self._builders]
+        self._builders.clear()
+        self._classes.clear()
+        return batches
+
+    def _by_classes(self) -> Iterator[Sequence[Row]]:
+        """Cut rows so that the classes of a batch stay few: its probabilities are a dense table."""
+        start, classes = 0, self._classes
+        for index, row in enumerate(self.rows):
+            scores = row[0].scores
+            if scores.__class__ is dict and not classes.issuperset(scores):
+                before = len(classes)
+                classes.update(scores)
+                if before and len(classes) > CLASSES:
+                    if index > start:
+                        yield self.rows[start:index]
+                    self._builders.append(_Builder())
+                    start = index
+                    classes.clear()
+                    classes.update(scores)
+        yield self.rows[start:] if start else self.rows
 
 
-def _group(group: str, predictions: Sequence[Prediction]) -> GroupArrivals:
-    latency = _floats([p.latency for p in predictions])
-    latency = latency[~np.isnan(latency)]
-    scores = _floats([None if isinstance(p.scores, dict) else p.scores for p in predictions])
-    bins = np.minimum(scores[~np.isnan(scores)] * SCORE_BINS, SCORE_BINS - 1).astype(np.int64)
-    counts = np.bincount(bins, minlength=SCORE_BINS).tolist()
-    return GroupArrivals(
-        group=group,
-        predictions=len(predictions),
-        latency=quantiles.count(latency),
-        latency_sum=float(latency.sum()),
-        scores={index: n for index, n in enumerate(counts) if n},
-    )
+class _Builder:
+    """The columns of one batch."""
 
+    def __init__(self) -> None:
+        self.rows = 0
+        self._group, self._version, self._series, self._unit = (NameColumn() for _ in range(4))
+        self._ts, self._log_time, self._latency = FloatColumn(), FloatColumn(), FloatColumn()
+        self._outcome_ts, self._outcome_log_time, self._loss = FloatColumn(), FloatColumn(), FloatColumn()
+        self._offset, self._outcome_offset, self._feature_lengths = IntColumn(), IntColumn(), IntColumn()
+        self._verdict, self._source = ByteColumn(), ByteColumn()
+        self._prediction, self._score, self._outcome = LabelColumn(), ScoreColumn(), LabelColumn()
+        self._hashes: list[Hashes] = []
+        self._features: list[bytes] = []
 
-def _by_classes(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    """Cut rows so that the classes of a batch stay few: its probabilities are a dense table."""
-    start, classes = 0, set[str]()
-    for index, row in enumerate(rows):
-        scores = row[0].scores
-        if scores.__class__ is dict and not classes.issuperset(scores):
-            classes.update(scores)
-            if len(classes) > CLASSES and index > start:
-                yield rows[start:index]
-                start, classes = index, set(scores)
-    if start < len(rows):
-        yield rows[start:] if start else rows
-
-
-def _batch(model: str, partition: int, rows: Sequence[Row]) -> ScoredBatch:
-    group, version, series, unit = _Words(), _Words(), _Words(), _Words()
-    answer, truth, scores = _Labels(), _Labels(), _Scores()
-    ts, log_time, outcome_ts, outcome_log_time, loss, latency = (_Floats() for _ in range(6))
-    offset, outcome_offset, lengths = _Integers(), _Integers(), _Integers()
-    verdict, source, features = _Bytes(), _Bytes(), []
-    hashes = []
-    # Block by block, so that what one column touches is still in the cache for the next.
-    for start in range(0, len(rows), BLOCK):
+    def add(self, rows: Sequence[Row]) -> None:
+        """Append some rows, at least one."""
         predictions, offsets, log_times, verdicts, outcomes, outcome_offsets, outcome_log_times = zip(
-            *rows[start : start + BLOCK], strict=True
+            *rows, strict=True
         )
-        group.add([p.group for p in predictions])
-        version.add([p.version for p in predictions])
-        series.add([p.series for p in predictions])
-        unit.add([p.unit for p in predictions])
-        verdict.add(verdicts)
-        offset.add(offsets)
-        outcome_offset.add(outcome_offsets)
-        hashes.append(hash64([p.prediction_id.encode() for p in predictions]))
-        ts.add([p.ts for p in predictions])
-        log_time.add(log_times)
-        outcome_ts.add([o.ts for o in outcomes])
-        outcome_log_time.add(outcome_log_times)
-        answer.add([p.prediction for p in predictions])
-        scores.add([p.scores for p in predictions])
-        truth.add([o.outcome for o in outcomes])
-        loss.add([o.loss for o in outcomes])
-        source.add([_SOURCE_CODES[o.source] for o in outcomes])
-        latency.add([p.latency for p in predictions])
-        objects = [bytes(p.features) for p in predictions]
-        features += objects
-        lengths.add(list(map(len, objects)))
-    classes, probabilities = scores.table()
-    return ScoredBatch(
-        model=model,
-        partition=partition,
-        group=group.names(),
-        version=version.names(),
-        series=series.names(),
-        unit=unit.names(),
-        verdict=verdict.array(),
-        offset=offset.array(),
-        outcome_offset=outcome_offset.array(),
-        id_hash=np.concatenate(hashes),
-        ts=ts.array(),
-        log_time=log_time.array(),
-        outcome_ts=outcome_ts.array(),
-        outcome_log_time=outcome_log_time.array(),
-        prediction=answer.values(),
-        score=scores.array(),
-        classes=classes,
-        probabilities=probabilities,
-        outcome=truth.values(),
-        loss=loss.array(),
-        outcome_source=source.array(),
-        latency=latency.array(),
-        features=b"".join(features),
-        feature_ends=np.cumsum(lengths.array()),
-    )
+        features = [bytes(p.features) for p in predictions]
+        self.rows += len(rows)
+        self._group.add([p.group for p in predictions])
+        self._version.add([p.version for p in predictions])
+        self._series.add([p.series for p in predictions])
+        self._unit.add([p.unit for p in predictions])
+        self._verdict.add(verdicts)
+        self._offset.add(offsets)
+        self._outcome_offset.add(outcome_offsets)
+        self._hashes.append(hash64([p.prediction_id.encode() for p in predictions]))
+        self._ts.add([p.ts for p in predictions])
+        self._log_time.add(log_times)
+        self._outcome_ts.add([o.ts for o in outcomes])
+        self._outcome_log_time.add(outcome_log_times)
+        self._prediction.add([p.prediction for p in predictions])
+        self._score.add([p.scores for p in predictions])
+        self._outcome.add([o.outcome for o in outcomes])
+        self._loss.add([o.loss for o in outcomes])
+        self._source.add([_SOURCE_CODES[o.source] for o in outcomes])
+        self._latency.add([p.latency for p in predictions])
+        self._features.append(b"".join(features))
+        self._feature_lengths.add(list(map(len, features)))
+
+    def batch(self, model: str, partition: int) -> ScoredBatch:
+        """Return the batch."""
+        classes, probabilities = self._score.probabilities()
+        return ScoredBatch(
+            model=model,
+            partition=partition,
+            group=self._group.array(),
+            version=self._version.array(),
+            series=self._series.array(),
+            unit=self._unit.array(),
+            verdict=self._verdict.array(),
+            offset=self._offset.array(),
+            outcome_offset=self._outcome_offset.array(),
+            id_hash=np.concatenate(self._hashes),
+            ts=self._ts.array(),
+            log_time=self._log_time.array(),
+            outcome_ts=self._outcome_ts.array(),
+            outcome_log_time=self._outcome_log_time.array(),
+            prediction=self._prediction.array(),
+            score=self._score.array(),
+            classes=classes,
+            probabilities=probabilities,
+            outcome=self._outcome.array(),
+            loss=self._loss.array(),
+            outcome_source=self._source.array(),
+            latency=self._latency.array(),
+            features=b"".join(self._features),
+            feature_ends=np.cumsum(self._feature_lengths.array()),
+        )
 
 
-class _Floats:
-    """Numbers; None becomes nan."""
+class GroupArrived:
+    """Accepted predictions of one group on their way into counts."""
 
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-
-    def add(self, column: _Column) -> None:
-        try:
-            # Four times as fast as numpy's own way through a list.
-            self._parts.append(struct.pack(f"{len(column)}d", *column))
-        except struct.error:
-            self._parts.append(np.array(column, dtype=np.float64).tobytes())
-
-    def array(self) -> Floats:
-        return np.frombuffer(b"".join(self._parts), dtype=np.float64)
-
-
-class _Integers:
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-
-    def add(self, column: _Column) -> None:
-        self._parts.append(struct.pack(f"{len(column)}q", *column))
-
-    def array(self) -> Ints:
-        return np.frombuffer(b"".join(self._parts), dtype=np.int64)
-
-
-class _Bytes:
-    """Numbers from 0 to 255."""
+    __slots__ = ("_latency", "_predictions", "_scores", "predictions")
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
+        self.predictions: list[Prediction] = []
+        """Those that are not counted yet; append to it."""
+        self._predictions = 0
+        self._latency = FloatColumn()
+        self._scores = FloatColumn()
 
-    def add(self, column: _Column) -> None:
-        self._parts.append(bytes(column))
-
-    def array(self) -> Bytes:
-        return np.frombuffer(b"".join(self._parts), dtype=np.uint8)
-
-
-class _Words:
-    """Strings as codes into a vocabulary, which is in order of first appearance; None is -1."""
-
-    def __init__(self) -> None:
-        self._codes: dict[str | None, int] = {}
-        self._parts: list[Codes] = []
-
-    def add(self, column: _Column) -> None:
-        first = column[0]
-        if column.count(first) == len(column):
-            self._parts.append(np.full(len(column), self._code(first), dtype=np.int32))
+    def fold(self) -> None:
+        """Count :attr:`predictions`."""
+        if not self.predictions:
             return
-        for word in dict.fromkeys(column):
-            self._code(word)
-        codes = self._codes
-        self._parts.append(np.array([codes[word] for word in column], dtype=np.int32))
+        self._predictions += len(self.predictions)
+        self._latency.add([p.latency for p in self.predictions])
+        self._scores.add([None if p.scores.__class__ is dict else p.scores for p in self.predictions])
+        self.predictions.clear()
 
-    def _code(self, word: str | None) -> int:
-        if word is None:
-            self._codes[None] = -1
-        return self._codes.setdefault(word, len(self._codes) - (None in self._codes))
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        return tuple(word for word in self._codes if word is not None)
-
-    def codes(self) -> Codes:
-        return np.concatenate(self._parts)
-
-    def names(self) -> Names:
-        return Names(code=self.codes(), words=self.words)
-
-
-class _Labels:
-    """Labels of any type; ints count as numbers."""
-
-    def __init__(self) -> None:
-        self._kinds: list[Bytes] = []
-        self._numbers: list[Floats] = []
-        self._words = _Words()
-
-    def add(self, column: _Column) -> None:
-        types = set(map(type, column))
-        if len(types) == 1:
-            self._add(column, _KINDS.get(types.pop(), Kind.NUMBER))
-            return
-        kinds = np.array([_KINDS.get(type(label), Kind.NUMBER) for label in column], dtype=np.uint8)
-        numbers = _floats([None if isinstance(label, str) else label for label in column])
-        strings = kinds == Kind.STRING
-        if strings.any():
-            words = _Words()
-            words._codes = self._words._codes
-            words.add([label for label in column if isinstance(label, str)])
-            numbers[strings] = words.codes()
-        self._kinds.append(kinds)
-        self._numbers.append(numbers)
-
-    def _add(self, column: _Column, kind: Kind) -> None:
-        """Add labels that are all of one kind."""
-        self._kinds.append(np.full(len(column), kind, dtype=np.uint8))
-        if kind == Kind.STRING:
-            self._numbers.append(self._places(column))
-        elif kind == Kind.NONE:
-            self._numbers.append(np.full(len(column), np.nan))
-        else:
-            self._numbers.append(_floats(column))
-
-    def values(self) -> Values:
-        return Values(kind=np.concatenate(self._kinds), number=np.concatenate(self._numbers), words=self._words.words)
+    def take(self, group: str) -> GroupArrivals:
+        """Return the counts since the last time."""
+        self.fold()
+        latency, scores = self._latency.array(), self._scores.array()
+        latency = latency[~np.isnan(latency)]
+        bins = np.minimum(scores[~np.isnan(scores)] * SCORE_BINS, SCORE_BINS - 1).astype(np.int64)
+        counts = np.bincount(bins, minlength=SCORE_BINS).tolist()
+        arrivals = GroupArrivals(
+            group=group,
+            predictions=self._predictions,
+            latency=quantiles.count(latency),
+            latency_sum=float(latency.sum()),
+            scores={index: n for index, n in enumerate(counts) if n},
+        )
+        self._predictions, self._latency, self._scores = 0, FloatColumn(), FloatColumn()
+        return arrivals

@@ -2,19 +2,8 @@
 
 from math import inf
 
-from streamapp.core.columns import Row
-from streamapp.core.events import Prediction
+from streamapp.core.columns import GroupArrived, ModelRows
 from streamapp.core.settings import Assume, Label, Settings
-
-
-class ModelRows:
-    """Rows of one model that were resolved since they were last taken."""
-
-    __slots__ = ("model", "rows")
-
-    def __init__(self, model: str) -> None:
-        self.model = model
-        self.rows: list[Row] = []
 
 
 class Group:
@@ -32,7 +21,6 @@ class Group:
         self.remember = float(found.remember)
         self.assume: Label | None = found.on_expiry.assume if isinstance(found.on_expiry, Assume) else None
         self.pending = 0
-        self.arrived: list[Prediction] = []
-        """Accepted since they were last taken."""
+        self.arrived = GroupArrived()
         self.arrived_at = -inf
         """Log time of the last accepted prediction."""

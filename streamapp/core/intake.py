@@ -106,6 +106,13 @@ class Intake:
             else:
                 yield record
 
+    @property
+    def complete(self) -> bool:
+        """Whether the buffer holds the first and the last of the records that are not settled."""
+        if self.done >= self.applied:
+            return True
+        return bool(self.buffer) and (self.buffer[0][0], self.buffer[-1][0] + 1) == (self.done, self.applied)
+
     def _records(self, batch: InputBatch, first: int) -> list[Record]:
         """Return the records from offset *first* on, and move the log time on."""
         offsets = batch.offsets

@@ -12,7 +12,6 @@ from math import inf, nextafter
 
 import numpy as np
 
-from streamapp.core import columns
 from streamapp.core.events import Arrivals, DeadLetter, ScoredBatch
 from streamapp.core.hashing import partitions as partitions_of
 from streamapp.core.intake import InputBatch, Intake
@@ -105,9 +104,8 @@ class Joiner:
         matching = self._matching
         arrivals = self._take_arrivals()
         rows: list[ScoredBatch] = []
-        for resolved in matching.resolved:
-            rows += columns.scored(resolved.model, self._partition, resolved.rows)
-            resolved.rows.clear()
+        for resolved in matching.resolved.values():
+            rows += resolved.take()
         matching.resolved.clear()
         pending = {key: group.pending for key, group in matching.groups.items() if group.pending}
         state = self._checkpoint.changes(matching, self._predictions, self._outcomes, rows, pending)
@@ -209,7 +207,7 @@ class Joiner:
     def _announce(self, batch: InputBatch, first: int, end: int, misplaced: set[int]) -> None:
         """Look at the ids of a whole batch at once, from offset *first* to before *end*."""
         offsets, keys, events = batch.offsets, batch.keys, batch.events
-        if not len(offsets):
+        if not len(offsets) or offsets[-1] < first:
             return
         if offsets[0] < first or offsets[-1] >= end or DecodeError in set(map(type, events)):
             chosen = [
@@ -264,26 +262,22 @@ class Joiner:
         clock = self._clock
         if clock > matching.soonest:
             matching.move(clock)
+        matching.fold()
 
     # Taking
 
     def _take_arrivals(self) -> tuple[Arrivals, ...]:
-        models: dict[str, list[int]] = {}
-        groups = self._matching.arrived
-        for place, group in enumerate(groups):
-            models.setdefault(group.model, []).append(place)
+        arrived = self._matching.arrived
         arrivals = tuple(
-            columns.arrivals(
-                model,
-                self._partition,
-                max(groups[place].arrived_at for place in places),
-                {groups[place].name: groups[place].arrived for place in places},
+            Arrivals(
+                model=model,
+                partition=self._partition,
+                log_time=max(group.arrived_at for group in groups.values()),
+                groups=tuple(group.arrived.take(name) for name, group in groups.items()),
             )
-            for model, places in models.items()
+            for model, groups in arrived.items()
         )
-        for group in groups:
-            group.arrived = []
-        groups.clear()
+        arrived.clear()
         return arrivals
 
     def _let_go(self, pending: Mapping[tuple[str, str], int]) -> None:
@@ -333,7 +327,7 @@ class Joiner:
     def reread_predictions(self, batch: InputBatch) -> None:
         """Take records again, without any output; those that are not needed are skipped."""
         intake = self._predictions
-        self._announce(batch, 0, intake.applied, self._misplaced[0])
+        self._announce(batch, intake.done, intake.applied, self._misplaced[0])
         self._restoring().predictions(intake, batch)
 
     def reread_outcomes(self, batch: InputBatch) -> None:
@@ -348,7 +342,7 @@ class Joiner:
         Raises:
             CheckpointError: Records that are needed were not among it, and ``allow_lost`` is off.
         """
-        self._restoring().end(self._clock)
+        self._restoring().end(self._clock, {"predictions": self._predictions, "outcomes": self._outcomes})
         self._rejoin = None
         self._settle()
 

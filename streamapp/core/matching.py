@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from math import inf
 
-from streamapp.core.columns import NO_OUTCOME, Row
+from streamapp.core.columns import NO_OUTCOME, ModelRows, Row
 from streamapp.core.deadlines import GONE, Deadlines, Pending
 from streamapp.core.early import Early, EarlyOutcomes
 from streamapp.core.events import DeadLetter, Outcome, Prediction, Verdict
-from streamapp.core.groups import Group, ModelRows
+from streamapp.core.groups import Group
 from streamapp.core.intake import Record
 from streamapp.core.pages import Pages
 from streamapp.core.remembered import Remembered, Resolved
@@ -17,6 +17,9 @@ from streamapp.errors import DecodeError
 
 FUTURE = 300.0
 """Seconds that a ``ts`` may lie beyond the log time of its own record."""
+
+FOLD = 256
+"""Results of one kind that are put into columns without waiting for more."""
 
 _JOINED, _CENSORED = int(Verdict.JOINED), int(Verdict.CENSORED)
 _Found = Pending | dict[str, Pending]
@@ -36,10 +39,10 @@ class Matching:
         self.outcomes = Tally("outcomes")
         self.models: dict[str, ModelRows] = {}
         self.groups: dict[tuple[str, str], Group] = {}
-        self.resolved: list[ModelRows] = []
+        self.resolved: dict[str, ModelRows] = {}
         """Models with rows to be taken, in order of their first row."""
-        self.arrived: list[Group] = []
-        """Groups with arrivals to be taken, in order of the first."""
+        self.arrived: dict[str, dict[str, Group]] = {}
+        """By model: groups with arrivals to be taken, in order of the first."""
         self.dead_letters: list[DeadLetter] = []
         self.pending_pages = Pages("pending")
         self.refused_pages = Pages("refused")
@@ -81,9 +84,9 @@ class Matching:
         pending = self.wait(prediction, offset, log_time)
         self.pending_pages.add(offset)
         group = pending.group
-        if not group.arrived:
-            self.arrived.append(group)
-        group.arrived.append(prediction)
+        if not group.arrived.predictions:
+            self.arrived.setdefault(group.model, {})[group.name] = group
+        group.arrived.predictions.append(prediction)
         group.arrived_at = log_time
         if known:
             self._answer_from_shadow(pending)
@@ -105,7 +108,7 @@ class Matching:
         if group is None:
             rows = self.models.get(model)
             if rows is None:
-                rows = self.models[model] = ModelRows(model)
+                rows = self.models[model] = ModelRows(model, self._partition)
             group = self.groups[model, name] = Group(rows, name, self._settings)
         return group
 
@@ -226,6 +229,16 @@ class Matching:
             self._drop(early)
         self.soonest = min(self.deadlines.soonest, self.early.soonest)
 
+    def fold(self) -> None:
+        """Put results into columns where there are enough of them."""
+        for rows in self.resolved.values():
+            if len(rows.rows) >= FOLD:
+                rows.fold()
+        for groups in self.arrived.values():
+            for group in groups.values():
+                if len(group.arrived.predictions) >= FOLD:
+                    group.arrived.fold()
+
     # Ends
 
     def _join(self, pending: Pending, outcome: Outcome, offset: int, log_time: float) -> None:
@@ -273,7 +286,7 @@ class Matching:
             self.refused_pages.discard(pending.offset)
         rows = group.rows
         if not rows.rows:
-            self.resolved.append(rows)
+            self.resolved[rows.model] = rows
         rows.rows.append((prediction, pending.offset, pending.log_time, verdict, outcome, offset, log_time))
         self.remembered.add(Resolved(prediction_id, group.name, moment + group.remember, matched, offset, log_time))
 
@@ -285,7 +298,7 @@ class Matching:
         self.predictions.lost += 1
         rows = self.group(prediction.model, prediction.group).rows
         if not rows.rows:
-            self.resolved.append(rows)
+            self.resolved[rows.model] = rows
         rows.rows.append(row)
 
     def lose_outcomes(self, offsets: Sequence[int]) -> None:

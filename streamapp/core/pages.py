@@ -83,9 +83,16 @@ class Pages:
                     entries[self._key(number)] = None
         return entries
 
-    def __contains__(self, offset: int) -> bool:
-        page = self._pages.get(offset >> BITS)
-        return page is not None and offset & 0xFFFF in page
+    def between(self, first: int, last: int) -> set[int]:
+        """Return the offsets from *first* to *last*, both included."""
+        found: set[int] = set()
+        for number in range(first >> BITS, (last >> BITS) + 1):
+            page = self._pages.get(number)
+            if page is not None:
+                start = number << BITS
+                part = page & BitMap(range(max(first - start, 0), min(last - start + 1, 1 << BITS)))
+                found.update(start + offset for offset in part)
+        return found
 
     def __iter__(self) -> Iterator[int]:
         """Yield the offsets, lowest first."""

@@ -36,32 +36,51 @@ class Rejoin:
 
     def predictions(self, intake: Intake, batch: InputBatch) -> None:
         """Take records of ``predictions`` again; those that are not needed are skipped."""
-        matching = self._matching
+        if not len(batch.offsets):
+            return
+        matching, first, last = self._matching, batch.offsets[0], batch.offsets[-1]
+        needed = matching.pending_pages.between(first, last)
+        refused = matching.refused_pages.between(first, last)
         for offset, log_time, _, _, prediction in intake.reread(batch):
-            if offset in matching.pending_pages and isinstance(prediction, Prediction):
+            if offset in needed and isinstance(prediction, Prediction):
                 self._found_predictions.add(offset)
                 pending = matching.wait(prediction, offset, log_time)
-                pending.refused = offset in matching.refused_pages
+                if offset in refused:
+                    pending.refused = True
 
     def outcomes(self, intake: Intake, batch: InputBatch, misplaced: set[int]) -> None:
         """Take records of ``outcomes`` again; those that are not needed are skipped."""
-        matching = self._matching
+        if not len(batch.offsets):
+            return
+        matching, first, last = self._matching, batch.offsets[0], batch.offsets[-1]
+        needed = matching.waiting_pages.between(first, last)
+        repeated = matching.repeated_pages.between(first, last)
         for offset, log_time, key, value, outcome in intake.reread(batch):
             if not isinstance(outcome, Outcome):
                 continue
             for resolved in self._matched.get(offset, ()):
                 resolved.outcome, resolved.outcome_log_time = outcome, log_time
-            if offset in matching.waiting_pages:
+            if offset in needed:
                 self._found_outcomes.add(offset)
-                repeated = offset in matching.repeated_pages
-                matching.keep(Early(outcome, offset, log_time, key, value, offset in misplaced, repeated))
+                early = Early(outcome, offset, log_time, key, value, offset in misplaced, offset in repeated)
+                matching.keep(early)
 
-    def end(self, log_time: float) -> None:
-        """End the restore, at the log time that the joiner stands at.
+    def end(self, log_time: float, intakes: Mapping[str, Intake]) -> None:
+        """End the restore.
+
+        Args:
+            log_time: Where the joiner stands.
+            intakes: By topic.
 
         Raises:
             CheckpointError: Needed offsets were not found, and may not be lost.
         """
+        for topic, intake in intakes.items():
+            if not (intake.complete or self._allow_lost):
+                raise CheckpointError(
+                    f"offsets {intake.done} to {intake.applied - 1} of {topic}, partition {self._partition}, were read "
+                    f"before but not settled, and not all of them are there any more"
+                )
         matching = self._matching
         predictions = [offset for offset in matching.pending_pages if offset not in self._found_predictions]
         outcomes = [offset for offset in matching.waiting_pages if offset not in self._found_outcomes]

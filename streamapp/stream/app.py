@@ -27,7 +27,7 @@ BUFFERED_BATCHES = 8
 GROUP_COMMIT_INTERVAL = 5.0
 VIEW_INTERVAL = 1.0
 SUPERVISED = "STREAMAPP_SUPERVISED"
-"""Set for processes that end when the process that started them has gone."""
+"""Id of the process that started this one, if this one is to end when that one has gone."""
 
 
 class App(faust.App):
@@ -69,7 +69,7 @@ class App(faust.App):
         self.runtime = Runtime(config, settings, roles)
         self.view = View(self.runtime)
         self.roles = roles
-        self._parent = os.getppid() if os.environ.get(SUPERVISED) else None
+        self._parent = int(os.environ[SUPERVISED]) if os.environ.get(SUPERVISED) else None
         self.on_partitions_revoked.connect(self._revoked)
         self.on_rebalance_complete.connect(self._assigned)
 
@@ -95,6 +95,8 @@ class App(faust.App):
         for number in (signal.SIGTERM, signal.SIGINT):
             # Faust stops without telling anybody what becomes of the partitions.
             loop.add_signal_handler(number, self.runtime.stop)
+        # From here on, not only once there are topics: an orphan that waits would keep the web port.
+        self.add_future(self._repeat(VIEW_INTERVAL, self._notice_parent))
         try:
             self.view.start()
             await ready_to_start(self.config, self.roles, self.view.waits_for)
@@ -117,7 +119,6 @@ class App(faust.App):
         self.runtime.attach(self.consumer)
         self.add_future(self.runtime.run())
         self.add_future(self._repeat(VIEW_INTERVAL, self.view.refresh))
-        self.add_future(self._repeat(VIEW_INTERVAL, self._notice_parent))
         self.add_future(self._repeat(GROUP_COMMIT_INTERVAL, self._commit_group))
 
     async def _repeat(self, seconds: float, work: Any) -> None:

@@ -26,7 +26,7 @@ def cloud_event(topic: str, key: str, kind: str, event: Signal | RetrainRequest 
             ("ce_specversion", b"1.0"),
             ("ce_id", event.id.encode()),
             ("ce_type", f"streamapp.{kind}".encode()),
-            ("ce_source", f"/streamapp/{topic}".encode()),
+            ("ce_source", f"/{topic}".encode()),
             ("ce_time", datetime.fromtimestamp(at, UTC).isoformat().encode()),
             ("content-type", b"application/json"),
         ),

@@ -60,10 +60,9 @@ T = TypeVar("T", bound=Struct)
 
 _prediction = msgspec.json.Decoder(Prediction).decode
 _outcome = msgspec.json.Decoder(Outcome).decode
-_fields = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.Encoder().encode
 _OBJECT = ord("{")
-_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, DecodeError)
+_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def decode_predictions(values: Sequence[bytes | None]) -> list[Prediction | DecodeError]:
@@ -76,20 +75,21 @@ def decode_predictions(values: Sequence[bytes | None]) -> list[Prediction | Deco
         try:
             for value in rest:
                 if not value or len(value) > MAX_BYTES:
-                    raise _size(value)
+                    events.append(_size(value))
+                    continue
                 event = _prediction(value)
+                problem = None
                 if not value.isascii():
                     value.decode()
                 if event.ts.__class__ is not float:
-                    force_setattr(event, "ts", _seconds(event.ts))
+                    problem = _set_seconds(event)
                 if event.features and memoryview(event.features)[0] != _OBJECT:
-                    force_setattr(event, "features", _no_features(event.features))
-                scores = event.scores
-                if scores.__class__ is dict:
-                    _check_scores(scores)
-                elif scores is None and event.prediction is None:
-                    raise DecodeError("expected `prediction` or `scores`, got neither", reason="missing_field")
-                events.append(event)
+                    problem = problem or _set_no_features(event)
+                if event.scores.__class__ is dict:
+                    problem = problem or _bad_scores(event.scores)
+                elif event.scores is None and event.prediction is None:
+                    problem = problem or _missing("`prediction` or `scores`")
+                events.append(problem or event)
         except _ERRORS as error:
             events.append(_explain(error, value))
         else:
@@ -105,15 +105,17 @@ def decode_outcomes(values: Sequence[bytes | None]) -> list[Outcome | DecodeErro
         try:
             for value in rest:
                 if not value or len(value) > MAX_BYTES:
-                    raise _size(value)
+                    events.append(_size(value))
+                    continue
                 event = _outcome(value)
+                problem = None
                 if not value.isascii():
                     value.decode()
                 if event.ts.__class__ is not float:
-                    force_setattr(event, "ts", _seconds(event.ts))
+                    problem = _set_seconds(event)
                 if event.outcome is None and event.loss is None and event.status is None:
-                    raise DecodeError("expected `outcome`, `loss` or `status`, got none", reason="missing_field")
-                events.append(event)
+                    problem = problem or _missing("`outcome`, `loss` or `status`")
+                events.append(problem or event)
         except _ERRORS as error:
             events.append(_explain(error, value))
         else:
@@ -146,7 +148,7 @@ def decode_update(data: bytes) -> ModelUpdate:
 def _event(data: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except _ERRORS as error:
         raise _explain(error, data) from None
 
 
@@ -159,34 +161,42 @@ def _size(value: bytes | None) -> DecodeError:
     return DecodeError("expected a JSON object, got no bytes", reason="empty")
 
 
-def _seconds(ts: Any) -> float:
-    """Return a time in seconds; msgspec has seen to the zone."""
-    seconds: float = ts.timestamp() if isinstance(ts, datetime) else float(ts)
-    if not 0.0 <= seconds < _TIME_END:
-        raise DecodeError(f"expected a time from 1970 on, got the year {ts.year} - at `$.ts`", reason="out_of_range")
-    return seconds
+def _missing(names: str) -> DecodeError:
+    return DecodeError(f"expected {names}, got none of them", reason="missing_field")
 
 
-def _no_features(features: Raw) -> Raw:
-    if bytes(features) == b"null":
-        return NO_FEATURES
-    raise DecodeError(f"expected `object`, got `{_type(bytes(features))}` - at `$.features`", reason="wrong_type")
+def _set_seconds(event: Prediction | Outcome) -> DecodeError | None:
+    """Make the ts of a fresh event a number; msgspec has seen to the zone."""
+    ts = event.ts
+    seconds = ts.timestamp() if isinstance(ts, datetime) else float(ts)
+    if 0.0 <= seconds < _TIME_END:
+        force_setattr(event, "ts", seconds)
+        return None
+    return DecodeError("expected a time from 1970 on, got an earlier one - at `$.ts`", reason="out_of_range")
 
 
-def _check_scores(scores: Any) -> None:
+def _set_no_features(event: Prediction) -> DecodeError | None:
+    """Make features that are null as if they had been left out."""
+    features = bytes(event.features)
+    if features == b"null":
+        force_setattr(event, "features", NO_FEATURES)
+        return None
+    found = _TYPES.get(features[:1], "number")
+    return DecodeError(f"expected `object`, got `{found}` - at `$.features`", reason="wrong_type")
+
+
+def _bad_scores(scores: Any) -> DecodeError | None:
     if len(scores) > MAX_CLASSES:
         text = f"expected at most {MAX_CLASSES} classes, got {len(scores)} - at `$.scores`"
-        raise DecodeError(text, reason="too_many_classes")
+        return DecodeError(text, reason="too_many_classes")
     total = sum(scores.values())
-    if abs(total - 1.0) > SUM_TOLERANCE:
-        text = f"expected probabilities that sum to 1 ± {SUM_TOLERANCE:g}, got {total:.9g} - at `$.scores`"
-        raise DecodeError(text, reason="bad_sum")
+    if abs(total - 1.0) <= SUM_TOLERANCE:
+        return None
+    return DecodeError(f"expected probabilities that sum to 1 ± 1e-06, got {total!r} - at `$.scores`", reason="bad_sum")
 
 
 def _explain(error: Exception, value: bytes | None) -> DecodeError:
     """Return an error that says where, what was found and what was expected, and nothing else of the message."""
-    if isinstance(error, DecodeError):
-        return error
     value = value or b""
     if isinstance(error, UnicodeDecodeError):
         return DecodeError(f"expected UTF-8, got {error.reason}", reason="bad_encoding")
@@ -195,41 +205,49 @@ def _explain(error: Exception, value: bytes | None) -> DecodeError:
     text = str(error)
     if not isinstance(error, msgspec.ValidationError):
         return _malformed(text, value)
-    at = _PATH.search(text)
-    path = at.group(1) if at else "$"
-    reason = next((reason for beginning, reason in _VALIDATION if text.startswith(beginning)), "")
-    if not reason:
-        reason = "wrong_type" if ", got `" in text else "out_of_range"
-    text = text[0].lower() + text[1:]
-    if reason == "no_time_zone":
-        return DecodeError("expected a time with a zone, got one without: add Z - at `$.ts`", reason=reason)
-    if reason == "bad_time":
-        return DecodeError("expected seconds or an RFC 3339 time, got another string - at `$.ts`", reason=reason)
-    if reason == "unknown_value":
-        return DecodeError(f"expected one of the words that the field allows - at `{path}`", reason=reason)
-    if reason == "out_of_range" and " of length " in text:
-        empty = path == "$.prediction_id" and ">=" in text
-        return DecodeError(text, reason="empty_id" if empty else reason)
-    if reason in ("out_of_range", "not_finite"):
+    reason, explanation = _KNOWN.get(text) or _translate(text)
+    if reason in ("out_of_range", "not_finite", "milliseconds"):
+        path = text[text.rfind("`", 0, -1) + 1 : -1]
         found = _found(value, path)
-        if path == "$.ts" and " < " in text:
-            unit = "milliseconds" if len(found.split(".")[0]) < 15 else "microseconds or nanoseconds"
-            return DecodeError(f"expected seconds, got {found}: looks like {unit} - at `$.ts`", reason="milliseconds")
-        expected = "expected a finite `float`" if reason == "not_finite" else text.removesuffix(f" - at `{path}`")
-        return DecodeError(f"{expected}{', got ' + found if found else ''} - at `{path}`", reason=reason)
-    return DecodeError(text, reason=reason)
+        if found:
+            explanation = f"{explanation.removesuffix(f' - at `{path}`')}, got {found} - at `{path}`"
+    return DecodeError(explanation, reason=reason)
 
 
-_PATH = re.compile(r" - at `([^`]*)`$")
+_KNOWN: dict[str, tuple[str, str]] = {}
+"""Reasons and explanations of msgspec's messages that do not depend on the event: few, and slow to work out."""
+_KNOWN_SIZE = 256
+
+
+def _translate(text: str) -> tuple[str, str]:
+    """Return the reason for a message of msgspec, and the message in our words."""
+    place = text.rfind(" - at `")
+    at = text[place:] if place >= 0 else ""
+    if text.startswith("Invalid enum value"):
+        # Holds the value itself.
+        return "unknown_value", f"expected one of the words that the field allows{at}"
+    if text.startswith("Object missing required field"):
+        reason, explanation = "missing_field", "o" + text[1:]
+    elif text.startswith("Expected `datetime` with a timezone"):
+        reason, explanation = "no_time_zone", f"expected a time with a zone, got one without: add Z{at}"
+    elif text.startswith("Invalid RFC3339"):
+        reason, explanation = "bad_time", f"expected seconds or an RFC 3339 time, got another string{at}"
+    elif text.startswith("Number out of range"):
+        reason, explanation = "not_finite", f"expected a finite `float`{at}"
+    elif at == " - at `$.ts`" and " < " in text:
+        reason, explanation = "milliseconds", f"expected seconds, not what looks like milliseconds{at}"
+    elif ", got `" in text:
+        reason, explanation = "wrong_type", "e" + text[1:]
+    else:
+        empty = at == " - at `$.prediction_id`" and " of length >= " in text
+        reason, explanation = "empty_id" if empty else "out_of_range", "e" + text[1:]
+    if len(_KNOWN) < _KNOWN_SIZE:
+        _KNOWN[text] = reason, explanation
+    return reason, explanation
+
+
 _PLACE = re.compile(r"\(byte (\d+)\)")
 _NUMBER = re.compile(rb"-?[0-9][-+.0-9eE]*")
-_VALIDATION = (
-    ("Object missing required field", "missing_field"),
-    ("Expected `datetime` with a timezone", "no_time_zone"),
-    ("Invalid RFC3339", "bad_time"),
-    ("Invalid enum value", "unknown_value"),
-    ("Number out of range", "not_finite"),
-)
 _TYPES = {b"[": "array", b'"': "str", b"t": "bool", b"f": "bool", b"n": "null", b"{": "object"}
 
 
@@ -248,16 +266,27 @@ def _malformed(text: str, value: bytes) -> DecodeError:
     return DecodeError(f"expected a JSON object: {text}", reason="malformed")
 
 
+class _Numbers(Struct, gc=False):
+    """The fields of an event that are numbers within bounds, as they came."""
+
+    ts: Raw = NO_FEATURES
+    scores: Raw = NO_FEATURES
+    latency: Raw = NO_FEATURES
+    propensity: Raw = NO_FEATURES
+    loss: Raw = NO_FEATURES
+    prediction: Raw = NO_FEATURES
+    outcome: Raw = NO_FEATURES
+
+
+_numbers = msgspec.json.Decoder(_Numbers).decode
+
+
 def _found(value: bytes, path: str) -> str:
-    """Return the number at a path of one step, shortened; empty where it is none."""
-    if not path.startswith("$.") or not path[2:].isidentifier():
+    """Return the number at a path, shortened; empty where there is none, or none that we look for."""
+    if path[2:] not in _Numbers.__struct_fields__:
         return ""
     try:
-        raw = bytes(_fields(value).get(path[2:], Raw()))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raw = bytes(getattr(_numbers(value), path[2:]))
+    except _ERRORS:
         return ""
     return raw[:40].decode() if _NUMBER.fullmatch(raw) else ""
-
-
-def _type(raw: bytes) -> str:
-    return _TYPES.get(raw[:1], "number")

@@ -1,13 +1,13 @@
 """The joiner's task: two inputs read in step, one core, ``scored`` and dead letters out."""
 
 from collections import deque
-from collections.abc import Mapping
-from time import monotonic
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from faust.types import TP
+from msgspec.structs import replace
 
-from streamapp.core.events import Tick
+from streamapp.core.events import Arrivals, GroupArrivals, Tick
 from streamapp.core.hashing import murmur2
 from streamapp.core.join import InputBatch, Joiner
 from streamapp.stream.codec import decode_outcomes, decode_predictions, encode_scored, split
@@ -39,9 +39,9 @@ class JoinerTask(Task):
         self.joiner: Joiner
         self._held: dict[TP, deque[Batch]] = {tp: deque() for tp in self.inputs}
         self._rows = 0
-        self._ticked = 0.0
-        self._tick: float | None = None
+        self._ticked = float("-inf")
         self._broker: Acknowledged | None = None
+        """The oldest answer of the broker whose time has not been used yet."""
 
     async def restore(self, reader: Reader, entries: Mapping[bytes, bytes]) -> None:
         """Rebuild the joiner: its checkpoint says which offsets are pending, the topics hold what they are."""
@@ -79,12 +79,14 @@ class JoinerTask(Task):
     async def handle(self, batch: Batch) -> None:
         """Take one fetched batch, and apply what is now in order."""
         held = self._held[batch.tp]
-        expected = held[-1].end if held else self.position(batch.tp)
-        if batch.start != expected:
+        try:
+            fresh = self.align(batch, held[-1].end if held else self.position(batch.tp))
+        except Misaligned:
             held.clear()
-            raise Misaligned(batch.tp, self.position(batch.tp))
-        held.append(batch)
-        self.pump()
+            raise
+        if fresh is not None:
+            held.append(fresh)
+            self.pump()
 
     def pump(self) -> None:
         """Apply held batches in log-time order, as far as neither input runs away from the other."""
@@ -105,6 +107,11 @@ class JoinerTask(Task):
         ended = proof is not None and proof.offset == self.position(other)
         known = self.joiner.predictions_log_time if other == self.predictions else self.joiner.outcomes_log_time
         return batch if ended or (known is not None and _head(batch) <= known + SLACK) else None
+
+    @property
+    def holds(self) -> bool:
+        """Whether one input waits for the other."""
+        return any(self._held.values())
 
     def paused(self) -> set[TP]:
         """Return the inputs of which enough is held back."""
@@ -146,7 +153,7 @@ class JoinerTask(Task):
     @property
     def wants_commit(self) -> bool:
         """Whether anything was applied, or a tick is due."""
-        return self._dirty or monotonic() - self._ticked >= TICK_INTERVAL
+        return self._dirty or self.around.monotonic() - self._ticked >= TICK_INTERVAL
 
     @property
     def full(self) -> bool:
@@ -159,7 +166,7 @@ class JoinerTask(Task):
         output = self.joiner.take()
         self._rows = 0
         records = []
-        messages: list[Any] = [*output.arrivals]
+        messages: list[Any] = [part for arrivals in output.arrivals for part in split_arrivals(arrivals)]
         for batch in output.rows:
             messages.extend(split(batch, MESSAGE_BYTES))
         for message in messages:
@@ -176,7 +183,7 @@ class JoinerTask(Task):
 
     def _ticks(self) -> list[Record]:
         """Return a word on our progress to every monitor, about once a second."""
-        now = monotonic()
+        now = self.around.monotonic()
         if now - self._ticked < TICK_INTERVAL:
             return []
         self._ticked = now
@@ -191,7 +198,8 @@ class JoinerTask(Task):
         super().acknowledged(answer)
         if not self.around.config.transactions:
             answer = Acknowledged(self.around.clock(), answer.received)
-        if answer.timestamp is not None:
+        # A newer answer does not replace one that was not used: commits may come faster than fetches are answered.
+        if answer.timestamp is not None and self._broker is None:
             self._broker = answer
 
     def clear(self) -> None:
@@ -202,6 +210,19 @@ class JoinerTask(Task):
 
 def _head(batch: Batch) -> float:
     return batch.records[0].timestamp / 1000 if batch.records else float("-inf")
+
+
+def split_arrivals(arrivals: Arrivals) -> Iterator[Arrivals]:
+    """Cut arrivals by groups, so that each part makes a message of about the usual size."""
+    size = 0
+    groups: list[GroupArrivals] = []
+    for group in arrivals.groups:
+        size += 80 + len(group.group.encode()) + 14 * (len(group.latency) + len(group.scores))
+        if size > MESSAGE_BYTES and groups:
+            yield replace(arrivals, groups=tuple(groups))
+            size, groups = 0, []
+        groups.append(group)
+    yield replace(arrivals, groups=tuple(groups))
 
 
 def input_batch(records: list[Any], decode: Any) -> InputBatch:

@@ -7,8 +7,8 @@ simply begun again. The task's position is the oldest request that is not finish
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -16,7 +16,7 @@ from msgspec import Struct
 from streamapp.artifacts import ArtifactStore
 from streamapp.core.events import Artifact, DeadLetter, ModelUpdate, RetrainRequest, ScoredBatch, UpdateMetrics
 from streamapp.core.learner import Learner, LearnResult, seed_of
-from streamapp.errors import DecodeError
+from streamapp.errors import CheckpointError, DecodeError
 from streamapp.stream.checkpoint import InputMark
 from streamapp.stream.cloudevents import cloud_event
 from streamapp.stream.codec import decode_retrain, decode_scored
@@ -30,7 +30,7 @@ from streamapp.stream.transport import Batch
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5.0
-"""Between two attempts to store an artifact."""
+"""Between two attempts to reach the artifact store."""
 KEPT_DONE = b"done"
 
 Key = tuple[str, str]
@@ -44,6 +44,16 @@ class Learned(Struct, frozen=True):
     artifact: Artifact
 
 
+class Store(Protocol):
+    """Where learned models are kept."""
+
+    def put(self, name: str, data: bytes) -> Artifact:
+        """Keep bytes under a name."""
+
+    def get(self, artifact: Artifact) -> bytes:
+        """Return the bytes of an artifact, or raise CheckpointError."""
+
+
 class LearnerTask(Task):
     """Works off the retrain requests of one partition."""
 
@@ -51,7 +61,8 @@ class LearnerTask(Task):
 
     def __init__(self, partition: int, around: Surroundings) -> None:
         super().__init__(partition, around, (around.topics.retrain,))
-        self.store = ArtifactStore(around.config.artifacts_url)
+        self.store: Store = ArtifactStore(around.config.artifacts_url)
+        self.retry_seconds = RETRY_SECONDS
         self.failure: BaseException | None = None
         """What ended a job that should not have ended."""
         self.last_learned: dict[str, float] = {}
@@ -80,11 +91,17 @@ class LearnerTask(Task):
                 continue
             try:
                 request = decode_retrain(record.value if record.value is not None else b"")
+                self._check(request)
             except DecodeError as error:
                 self._refuse(record, error)
                 continue
-            job = asyncio.create_task(self._run(record.offset, request), name=f"learn {request.model}")
+            job = asyncio.create_task(self._run(record, request), name=f"learn {request.model}")
             self._jobs[record.offset] = job
+
+    def _check(self, request: RetrainRequest) -> None:
+        scored = request.scored
+        if not (0 <= scored.partition < self.around.config.scored_partitions and 0 <= scored.from_ <= scored.cause):
+            raise DecodeError(f"expected a range of scored, got {scored} - at `$.scored`", reason="out_of_range")
 
     def _refuse(self, record: Any, error: DecodeError) -> None:
         self.counters.add("rejected", ("retrain", error.reason))
@@ -100,18 +117,19 @@ class LearnerTask(Task):
         self._outputs.append(dead_letter(self.around.topics, letter))
         self._done.add(record.offset)
 
-    async def _run(self, offset: int, request: RetrainRequest) -> None:
+    async def _run(self, record: Any, request: RetrainRequest) -> None:
         try:
             # Requests of one group build on each other's models.
             async with self._order.setdefault((request.model, request.group), asyncio.Lock()):
                 await self._work(request)
         except DecodeError as error:
-            logger.warning("%s: request at offset %d refused: %s", self, offset, error)
+            logger.warning("%s: request at offset %d refused: %s", self, record.offset, error)
+            self._refuse(record, error)
         except Exception as error:
             self.failure = error
             return
-        self._done.add(offset)
-        self._jobs.pop(offset, None)
+        self._done.add(record.offset)
+        self._jobs.pop(record.offset, None)
         self._dirty = True
 
     async def _work(self, request: RetrainRequest) -> None:
@@ -128,7 +146,7 @@ class LearnerTask(Task):
             request,
             settings,
             task,
-            parent=await asyncio.to_thread(self.store.get, parent.artifact) if parent else None,
+            parent=await self._parent(parent.artifact) if parent else None,
             parent_version=parent.version if parent else None,
             version=version,
             seed=seed_of(request),
@@ -172,10 +190,10 @@ class LearnerTask(Task):
         """Give the learner its rows until it is done; return the log time at which it was."""
         topic, partition = self.around.topics.scored, request.scored.partition
         at = request.at
-        async with Reader(self.around.config) as reader:
+        async with self.around.reader(self.around.config) as reader:
             # What retention has removed cannot be learned any more.
             start = max(request.scored.from_, await reader.beginning(topic, partition))
-            async for records, _ in reader.read(topic, partition, start, follow=True):
+            async for records in _readable(reader, topic, partition, start):
                 for record in records:
                     at = float(record.timestamp) / 1000
                     try:
@@ -191,6 +209,17 @@ class LearnerTask(Task):
                         return at
         return at
 
+    async def _parent(self, artifact: Artifact) -> bytes:
+        while True:
+            try:
+                return await asyncio.to_thread(self.store.get, artifact)
+            except CheckpointError as error:
+                # Gone is gone, but a store that cannot be reached may come back.
+                if isinstance(error.__cause__, FileNotFoundError) or not isinstance(error.__cause__, OSError):
+                    raise
+                logger.warning("%s: %s: trying again in %g s", self, error, self.retry_seconds)
+                await asyncio.sleep(self.retry_seconds)
+
     async def _stored(self, request: RetrainRequest, version: str, result: LearnResult) -> Artifact | None:
         if result.model is None:
             return None
@@ -198,9 +227,9 @@ class LearnerTask(Task):
         while True:
             try:
                 return await asyncio.to_thread(self.store.put, name, result.model)
-            except OSError as error:
-                logger.warning("%s: cannot store %s (%s): trying again in %g s", self, name, error, RETRY_SECONDS)
-                await asyncio.sleep(RETRY_SECONDS)
+            except Exception as error:  # not every store's driver raises OSError
+                logger.warning("%s: cannot store %s (%r): trying again in %g s", self, name, error, self.retry_seconds)
+                await asyncio.sleep(self.retry_seconds)
 
     def outcome(self) -> tuple[list[Record], Mapping[bytes, bytes | None]]:
         """Return model updates, what was learned, and which requests are finished out of order."""
@@ -232,3 +261,16 @@ class LearnerTask(Task):
             job.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
         await super().close()
+
+
+async def _readable(reader: Reader, topic: str, partition: int, start: int) -> AsyncIterator[list[Any]]:
+    """Yield the records of ``scored`` from *start* on, without end.
+
+    Raises:
+        DecodeError: there are none: the topic was made anew, or retention was faster than we.
+    """
+    try:
+        async for records, _ in reader.read(topic, partition, start, follow=True):
+            yield records
+    except CheckpointError as error:
+        raise DecodeError(str(error), reason="out_of_range") from error

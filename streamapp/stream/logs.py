@@ -6,7 +6,7 @@ import logging.config
 from typing import Any
 
 QUIET = {
-    "aiokafka": "ERROR",
+    "aiokafka": "CRITICAL",  # thousands of lines a minute while a broker is gone; what follows from it we say ourselves
     "faust": "WARNING",
     "mode": "WARNING",
     "kafka": "ERROR",

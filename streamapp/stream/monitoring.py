@@ -26,6 +26,8 @@ class MonitorTask(Task):
         self.monitor: Monitor
         self.signals = Recent("signals")
         self.requests = Recent("retrain")
+        self._committed = 0
+        """Messages before this offset were applied before: those that nobody could read are dead letters already."""
         self.restored: tuple[ModelReport, ...] = ()
         """How the models stood when this process took them over."""
         self._outputs: list[Record] = []
@@ -39,6 +41,7 @@ class MonitorTask(Task):
             self.restored = self.monitor.report()
             (tp,) = self.inputs
             mark = self.marks[tp]
+            self._committed = mark.position
             self.marks[tp] = mark.at(min(mark.position, self.monitor.applied))
         else:
             self.monitor = Monitor(self.partition, self.around.settings)
@@ -50,6 +53,8 @@ class MonitorTask(Task):
             try:
                 message = decode_scored(record.value if record.value is not None else b"")
             except DecodeError as error:
+                if record.offset < self._committed:
+                    continue
                 self.counters.add("rejected", ("scored", error.reason))
                 letter = DeadLetter(
                     topic="scored",

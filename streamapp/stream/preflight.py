@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from itertools import combinations
 
 from kafka import KafkaAdminClient
 
@@ -85,12 +86,16 @@ def needed_topics(config: ProcessConfig, roles: tuple[Role, ...]) -> Mapping[str
 
 def _others(client: KafkaAdminClient, config: ProcessConfig, roles: tuple[Role, ...]) -> str | None:
     """Look for workers of the other kind: two groups would both be given the same partitions."""
-    alone = [f"{config.group_id}-{role}" for role in ROLES]
-    rivals = alone if group_of(config, roles) == config.group_id else [config.group_id]
-    for name, group in client.describe_groups(rivals).items():
+    for name, group in client.describe_groups(rival_groups(config, roles)).items():
         if group["members"]:
             return (
                 f"{len(group['members'])} member(s) of the group {name} are doing this work: workers with all roles and"
                 " workers with --only cannot run together; stop one kind"
             )
     return None
+
+
+def rival_groups(config: ProcessConfig, roles: tuple[Role, ...]) -> list[str]:
+    """Return the groups of workers that have some of these roles, but not the same ones."""
+    others = (other for count in range(1, len(ROLES) + 1) for other in combinations(ROLES, count))
+    return [group_of(config, other) for other in others if set(other) & set(roles) and set(other) != set(roles)]

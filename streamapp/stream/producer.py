@@ -7,10 +7,11 @@ from time import monotonic
 from typing import Any, Protocol, TypeVar
 
 import aiokafka
-from aiokafka.errors import KafkaError, ProducerFenced
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerFenced, RecordListTooLargeError
 
 from streamapp.config import ProcessConfig
 from streamapp.errors import StreamappError
+from streamapp.stream.deadline import within
 
 TRANSACTION_TIMEOUT_MS = 6_000
 """A task that dies inside a transaction holds readers back for this long, and the broker's sweep."""
@@ -19,11 +20,18 @@ COMMIT_DEADLINE = 10.0
 STOP_DEADLINE = 3.0
 """Seconds. aiokafka has no deadlines of its own for these; a commit was seen to hang for ever."""
 
+MOST_BYTES = (2 << 20) - 4096
+"""Largest record: what ``scored`` and ``dead-letters`` take, less the frame around it."""
+
 _T = TypeVar("_T")
 
 
 class CommitFailed(StreamappError):
     """Nothing that was sent may be relied on. Throw the task's memory away and restore it."""
+
+
+class TooLarge(StreamappError):
+    """A record is larger than its topic takes, and would be again. Nothing was committed. Park the task."""
 
 
 class Fenced(CommitFailed):
@@ -63,6 +71,7 @@ class Producer(Protocol):
 
         Raises:
             CommitFailed: it is not known that they are.
+            TooLarge: they are not, and never can be.
         """
 
     async def stop(self) -> None:
@@ -86,6 +95,7 @@ class TransactionalProducer:
             transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
             acks="all",
             max_batch_size=1 << 19,
+            max_request_size=MOST_BYTES,
             request_timeout_ms=int(COMMIT_DEADLINE * 1000),
             **config.security(),
         )
@@ -130,6 +140,7 @@ class PlainProducer:
             client_id=client_id,
             acks="all",
             max_batch_size=1 << 19,
+            max_request_size=MOST_BYTES,
             request_timeout_ms=int(COMMIT_DEADLINE * 1000),
             **config.security(),
         )
@@ -160,12 +171,17 @@ def producer(config: ProcessConfig, role: str, partition: int) -> Producer:
 
 
 async def _send(kafka: aiokafka.AIOKafkaProducer, records: Sequence[Record]) -> Acknowledged:
-    futures = [
-        await kafka.send(r.topic, value=r.value, key=r.key, partition=r.partition, headers=list(r.headers))
-        for r in records
-    ]
-    # Every one is awaited: aiokafka commits happily after a failed send.
-    answers: list[Any] = await asyncio.gather(*futures)
+    futures: list[asyncio.Future[Any]] = []
+    try:
+        for r in records:
+            sent = await kafka.send(r.topic, value=r.value, key=r.key, partition=r.partition, headers=list(r.headers))
+            futures.append(sent)
+        # Every one is awaited: aiokafka commits happily after a failed send.
+        answers: list[Any] = await asyncio.gather(*futures)
+    except BaseException:
+        for future in futures:
+            future.cancel()  # else each would say on its own that nobody asked for its error
+        raise
     received = monotonic()
     times = [a.timestamp for a in answers if a.timestamp_type == 1 and a.timestamp is not None]
     return Acknowledged(max(times) / 1000 if times else None, received)
@@ -173,18 +189,22 @@ async def _send(kafka: aiokafka.AIOKafkaProducer, records: Sequence[Record]) -> 
 
 async def _within(seconds: float, work: Awaitable[_T], what: str) -> _T:
     try:
-        return await asyncio.wait_for(work, seconds)
+        return await within(seconds, work)
     except TimeoutError:
         raise CommitFailed(f"{what} took more than {seconds:g} s") from None
 
 
 async def _stop(kafka: aiokafka.AIOKafkaProducer) -> None:
     try:
-        await asyncio.wait_for(kafka.stop(), STOP_DEADLINE)
+        await within(STOP_DEADLINE, kafka.stop())
     except (TimeoutError, KafkaError, OSError):
         kafka._closed = True  # dropped as it is: a producer that missed its deadline is never used again
 
 
-def _failure(name: str, error: KafkaError) -> CommitFailed:
-    kind = Fenced if isinstance(error, ProducerFenced) else CommitFailed
+def _failure(name: str, error: KafkaError) -> StreamappError:
+    kind: type[StreamappError] = CommitFailed
+    if isinstance(error, ProducerFenced):
+        kind = Fenced
+    elif isinstance(error, MessageSizeTooLargeError | RecordListTooLargeError):
+        kind = TooLarge
     return kind(f"{name}: {type(error).__name__}: {error}")

@@ -9,10 +9,14 @@ from aiokafka import TopicPartition
 from aiokafka.errors import OffsetOutOfRangeError
 
 from streamapp.config import ProcessConfig
-from streamapp.errors import CheckpointError
+from streamapp.errors import CheckpointError, StreamappError
 
 READ_DEADLINE = 60.0
 """Seconds without any progress after which a read fails."""
+
+
+class NoAnswer(StreamappError):
+    """The broker does not hand out what it must have. Try again later."""
 
 
 class Reader:
@@ -61,7 +65,8 @@ class Reader:
             follow: Never end: wait for what comes.
 
         Raises:
-            CheckpointError: *start* is no longer, or not yet, in the log; or the broker does not answer.
+            CheckpointError: *start* is no longer, or not yet, in the log; or the log ends before *end*.
+            NoAnswer: the broker hands out nothing.
         """
         tp = TopicPartition(topic, partition)
         if start is None:
@@ -91,7 +96,11 @@ class Reader:
             else:
                 waited += 0.2
                 if waited > READ_DEADLINE:
-                    raise CheckpointError(f"{topic}[{partition}] could not be read beyond {position}: no answer")
+                    if self._at_end(tp, position):
+                        raise CheckpointError(
+                            f"{topic}[{partition}] ends at {position}, expected {end}: it was truncated or made anew"
+                        )
+                    raise NoAnswer(f"{topic}[{partition}] could not be read beyond {position}: no answer")
                 await asyncio.sleep(0)
 
     def _at_end(self, tp: TopicPartition, position: int) -> bool:

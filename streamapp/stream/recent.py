@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from streamapp.stream.checkpoint import MAX_VALUE
+
 KEPT = 100
 """Events of one kind and model; older ones are in their topics."""
 
@@ -38,15 +40,22 @@ class Recent:
     def take(self) -> dict[bytes, bytes | None]:
         """Return the checkpoint entries that changed since the last call."""
         changed, self._changed = self._changed, set()
-        return {self._prefix + model.encode(): msgspec.msgpack.encode(list(self._events[model])) for model in changed}
+        return {self._prefix + model.encode(): _encoded(self._events[model]) for model in changed}
 
     def restore(self, entries: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
         """Take what is ours from a checkpoint's entries, and return the others."""
         others = {}
         for key, value in entries.items():
             if key.startswith(self._prefix):
-                events = msgspec.msgpack.decode(value)
+                events = msgspec.msgpack.decode(value, type=list[dict[str, Any]])
                 self._events[key[len(self._prefix) :].decode()] = deque(events, maxlen=KEPT)
             else:
                 others[key] = value
         return others
+
+
+def _encoded(events: deque[Any]) -> bytes:
+    """Return events as one value of a checkpoint, having dropped the oldest ones if they are too large together."""
+    while len(data := msgspec.msgpack.encode(list(events))) > MAX_VALUE:
+        events.popleft()
+    return data

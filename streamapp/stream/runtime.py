@@ -12,15 +12,19 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from time import monotonic, time
 from typing import Any
 
+from aiokafka.errors import OffsetOutOfRangeError
 from faust.types import TP
 
+from streamapp.artifacts import ArtifactStore
 from streamapp.config import ProcessConfig, Role
 from streamapp.core.settings import Settings
-from streamapp.errors import CheckpointError
+from streamapp.errors import CheckpointError, ConfigError
+from streamapp.stream.deadline import within
 from streamapp.stream.joining import JoinerTask
 from streamapp.stream.learning import LearnerTask
 from streamapp.stream.monitoring import MonitorTask
-from streamapp.stream.producer import CommitFailed
+from streamapp.stream.producer import CommitFailed, Producer, TooLarge, producer
+from streamapp.stream.reader import Reader
 from streamapp.stream.task import Misaligned, Surroundings, Task
 from streamapp.stream.topics import Topics
 from streamapp.stream.transport import Batch, FetchFailed
@@ -34,7 +38,8 @@ TASKS: dict[Role, Callable[[int, Surroundings], Task]] = {
 }
 STUCK_AFTER = 60.0
 """Seconds with lag and without any progress after which the process ends."""
-SHUTDOWN_DEADLINE = 15.0
+FINAL_COMMIT_DEADLINE = 5.0
+SHUTDOWN_DEADLINE = 10.0
 
 TaskKey = tuple[Role, int]
 
@@ -47,6 +52,12 @@ class Runtime:
         settings: Of the models.
         roles: Which tasks this process may own.
         leave: Called last when the process must end, with its exit code.
+        reader: Makes what reads a stretch of a partition.
+        producer: Makes what a task, by role and partition, writes with.
+        monotonic: Seconds that only pass.
+
+    Raises:
+        ConfigError: learned models cannot be kept where they shall be.
     """
 
     def __init__(
@@ -56,6 +67,9 @@ class Runtime:
         roles: tuple[Role, ...],
         *,
         leave: Callable[[int], None] = os._exit,
+        reader: Callable[[ProcessConfig], Reader] = Reader,
+        producer: Callable[[ProcessConfig, str, int], Producer] = producer,
+        monotonic: Callable[[], float] = monotonic,
     ) -> None:
         self.config = config
         self.roles = roles
@@ -82,7 +96,12 @@ class Runtime:
             worked=self._worked,
             end_proof=lambda tp: self._consumer.end_proof(tp),
             clock=time,
+            reader=reader,
+            producer=producer,
+            monotonic=monotonic,
         )
+        if "learner" in roles:
+            ArtifactStore(config.artifacts_url)  # refused now rather than by the first partition
         self._roles_of: dict[str, Role] = {
             self.topics.predictions: "joiner",
             self.topics.outcomes: "joiner",
@@ -114,9 +133,10 @@ class Runtime:
         async with self._changing:
             for task in self.tasks.values():
                 task.clear()
-            if not self._suspended:
-                await self._commit_all([task for task in self.tasks.values() if task.wants_commit])
-            self._suspended = True
+            # Nothing but these last commits begins from here on; one that is under way is waited for.
+            suspended, self._suspended = self._suspended, True
+            if not suspended:
+                await self._commit_all(self.tasks.values(), last=True)
 
     async def assign(self, assignment: Iterable[TP]) -> None:
         """Let go of what is not ours any more and take over what is new."""
@@ -129,10 +149,12 @@ class Runtime:
             wanted = self._wanted(assignment)
             for key in [key for key in self.tasks if key not in wanted]:
                 logger.info("%s: given up", self.tasks[key])
-                await self.tasks.pop(key).close()
+                await self._quietly(self.tasks.pop(key).close())
             fresh = [key for key in wanted if key not in self.tasks]
             await asyncio.gather(*(self._open(role, partition) for role, partition in fresh))
-        if self.ending is None:
+        for task in self.tasks.values():
+            task.progressed = self.around.monotonic()
+        if self.ending is None and self._shutting_down is None:
             self._suspended = False
             self.ready = all(task.parked is None for task in self.tasks.values())
             if fresh or not self.tasks:
@@ -152,7 +174,11 @@ class Runtime:
         return wanted
 
     async def _open(self, role: Role, partition: int) -> None:
-        task = TASKS[role](partition, self.around)
+        try:
+            task = TASKS[role](partition, self.around)
+        except Exception as error:
+            self.end(f"{role}-{partition}: cannot take over: {error}", error)
+            return
         try:
             await task.open()
         except CheckpointError as error:
@@ -213,10 +239,18 @@ class Runtime:
                 task.advance()
         except Misaligned as stray:
             logger.debug("%s: stray batch at %d of %s", task, batch.start, stray)
-            await self._consumer.seek_wait({stray.tp: stray.position})
+            await self._seek(stray)
         except Exception as error:
             records = f"{batch.tp.topic}[{batch.tp.partition}] offsets {batch.start} to {batch.end - 1}"
             self.end(f"{task}: failed on {records}: {error!r}", error)
+
+    async def _seek(self, stray: Misaligned) -> None:
+        if self._suspended:
+            return  # every position is sought with the next assignment
+        try:
+            await self._consumer.seek_wait({stray.tp: stray.position})
+        except Exception as error:  # taken away meanwhile; if it is still ours, the next batch is a stray as well
+            logger.debug("cannot seek to %d of %s: %r", stray.position, stray.tp, error)
 
     def _throttle(self, task: JoinerTask) -> None:
         paused = task.paused()
@@ -227,10 +261,11 @@ class Runtime:
         """Hear of a partition that cannot be read at its position."""
         task = self.tasks.get((self._roles_of[failure.tp.topic], failure.tp.partition))
         if task is not None and task.parked is None:
-            way_out = (
-                "the log no longer holds the task's position: it was truncated, made anew, or retention overtook it"
-            )
-            self._park(task, "position", f"{failure}: {way_out}")
+            if isinstance(failure.error, OffsetOutOfRangeError):
+                why = "the log does not hold the task's position: it was truncated, made anew, or retention overtook it"
+                self._park(task, "position", f"{failure}: {why}")
+            else:
+                self._park(task, "input", str(failure))
 
     # -- what goes out -----------------------------------------------------------------------------------------------
 
@@ -253,6 +288,9 @@ class Runtime:
             if isinstance(task, JoinerTask):
                 self._throttle(task)
             if isinstance(task, LearnerTask) and task.failure is not None:
+                if isinstance(task.failure, CheckpointError | ConfigError):
+                    self._park(task, "artifact", str(task.failure))
+                    continue
                 self.end(f"{task}: a job failed: {task.failure!r}", task.failure)
                 return
             if task.wants_commit:
@@ -260,20 +298,23 @@ class Runtime:
         await self._commit_all(due)
         self._watch()
 
-    async def _commit_all(self, tasks: Iterable[Task]) -> None:
-        await asyncio.gather(*(self._commit(task) for task in tasks if task.parked is None))
+    async def _commit_all(self, tasks: Iterable[Task], *, last: bool = False) -> None:
+        await asyncio.gather(*(self._commit(task, last=last) for task in tasks))
 
-    async def _commit(self, task: Task) -> None:
+    async def _commit(self, task: Task, *, last: bool = False) -> None:
         """Commit one task; end the process if that fails."""
-        if self.ending is not None:
-            return
         async with task.committing:
+            # Asked here, since all of it may have changed while another commit was waited for.
+            if self.ending is not None or task.parked is not None or (self._suspended and not last):
+                return
+            if not task.wants_commit:
+                return
             try:
                 answer = await task.producer.commit(task.take())
             except CommitFailed as error:
                 self.end(f"{task}: {error}", error, reason=type(error).__name__.lower())
-            except CheckpointError as error:
-                self.end(f"{task}: {error}", error)
+            except (CheckpointError, TooLarge) as error:
+                self._park(task, "commit", str(error))
             except Exception as error:
                 self.end(f"{task}: commit failed: {error!r}", error)
             else:
@@ -281,10 +322,13 @@ class Runtime:
 
     def _watch(self) -> None:
         """End the process when a task has lag but does not move: Faust and clients have been seen to fall asleep."""
-        now = monotonic()
+        now = self.around.monotonic()
         for task in self.tasks.values():
-            if task.parked is None and now - task.progressed > STUCK_AFTER and any(self.lag(task).values()):
-                self.end(f"{task}: {sum(self.lag(task).values())} records behind and no progress for {STUCK_AFTER:g} s")
+            lag = sum(self.lag(task).values()) if task.parked is None else 0
+            if not lag or task.holds:
+                task.progressed = now  # there is nothing that it could have done
+            elif now - task.progressed > STUCK_AFTER:
+                self.end(f"{task}: {lag} records behind and no progress for {STUCK_AFTER:g} s")
                 return
 
     def lag(self, task: Task) -> dict[TP, int]:
@@ -329,25 +373,30 @@ class Runtime:
 
     async def _shut_down(self, *, commit: bool) -> None:
         try:
-            await asyncio.wait_for(self._let_go(commit), SHUTDOWN_DEADLINE)
-        except Exception as error:
+            await within(SHUTDOWN_DEADLINE, self._let_go(commit))
+        except BaseException as error:  # also when Faust, crashing on its own account, cancels all that runs
             logger.warning("could not leave in order: %r", error)
             self._exit_code = 1
-        logging.shutdown()
-        self._leave(self._exit_code)
+        finally:
+            logging.shutdown()
+            self._leave(self._exit_code)
 
     async def _let_go(self, commit: bool) -> None:
         if self._consumer is not None:
             self._consumer.stop_flow()
-        tasks = list(self.tasks.values())
-        if commit and not self._suspended:
-            for task in tasks:
-                task.clear()
-            await self._commit_all(tasks)
+        if commit:
+            try:
+                await within(FINAL_COMMIT_DEADLINE, self.revoke())
+            except TimeoutError:
+                self._exit_code = 1
+                self.ending = self.ending or f"the final commits took more than {FINAL_COMMIT_DEADLINE:g} s"
+                logger.warning("%s: work resumes from the last ones", self.ending)
             await self._quietly(self.commit_group())
-            logger.info("final checkpoints written: %s", ", ".join(sorted(map(str, tasks))) or "no tasks")
+            if self.ending is None:
+                names = ", ".join(sorted(str(task) for task in self.tasks.values() if task.parked is None))
+                logger.info("final checkpoints written: %s", names or "no tasks")
         self.ending = self.ending or "stopped"
-        await asyncio.gather(*(self._quietly(task.close()) for task in tasks))
+        await asyncio.gather(*(self._quietly(task.close()) for task in self.tasks.values()))
         if self._consumer is not None:
             await self._quietly(self._consumer.leave())
 

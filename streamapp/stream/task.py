@@ -7,10 +7,10 @@ A task is driven by the runtime: ``open`` takes it over and restores it, ``handl
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
-from typing import Any
 
+import msgspec
 from faust.types import TP
 
 from streamapp.config import ProcessConfig, Role
@@ -24,7 +24,7 @@ from streamapp.stream.transport import Batch, EndProof
 
 
 class Misaligned(Exception):
-    """A batch does not begin where the task stands. Seek back to ``position``."""
+    """Something is missing before a batch. Seek back to ``position``."""
 
     def __init__(self, tp: TP, position: int) -> None:
         super().__init__(f"{tp.topic}[{tp.partition}]: expected position {position}")
@@ -67,6 +67,9 @@ class Surroundings:
     """Wall time: only where the broker gives none (no transactions, no log-append time)."""
     counters: Counters = field(default_factory=Counters)
     """Of the whole process."""
+    reader: Callable[[ProcessConfig], Reader] = Reader
+    producer: Callable[[ProcessConfig, str, int], Producer] = producer
+    monotonic: Callable[[], float] = monotonic
 
 
 class Task(ABC):
@@ -85,13 +88,13 @@ class Task(ABC):
         """Why the task does not run, if it does not."""
         self.parked_for = ""
         """The same in one word."""
-        self.progressed = monotonic()
-        """Monotonic time at which something was last applied or committed."""
+        self.progressed = around.monotonic()
+        """Monotonic time at which something was last applied, or nothing was there to apply."""
         self.committed_at: float | None = None
         self.restored_in = 0.0
         self.commits = 0
         self.committing = asyncio.Lock()
-        self.producer: Producer = producer(around.config, self.role, partition)
+        self.producer = around.producer(around.config, self.role, partition)
         self.checkpoint = Checkpoint(around.topics.checkpoints(self.role), partition)
         self._dirty = False
 
@@ -106,17 +109,20 @@ class Task(ABC):
             CheckpointError: what is stored cannot be used; the task must be parked.
             CommitFailed: the broker did not let us take over.
         """
-        began = monotonic()
+        began = self.around.monotonic()
         await self.producer.start()
-        async with Reader(self.around.config) as reader:
+        async with self.around.reader(self.around.config) as reader:
             entries = await self.checkpoint.load(reader)
             if entries is None:
                 await self._first_time(reader)
             else:
                 self.marks = await self.checkpoint.verify(reader, self.inputs)
-            await self.restore(reader, entries or {})
-        self.restored_in = monotonic() - began
-        self.progressed = monotonic()
+            try:
+                await self.restore(reader, entries or {})
+            except (msgspec.DecodeError, ValueError, LookupError) as error:
+                raise CheckpointError(f"{self.checkpoint}: it cannot be read ({error!r}): it is damaged") from error
+        self.progressed = self.around.monotonic()
+        self.restored_in = self.progressed - began
 
     async def _first_time(self, reader: Reader) -> None:
         for tp in self.inputs:
@@ -138,24 +144,36 @@ class Task(ABC):
         return self.marks[tp].position
 
     async def handle(self, batch: Batch) -> None:
-        """Apply one fetched batch.
+        """Apply one fetched batch; what of it was applied before is left out.
 
         Raises:
-            Misaligned: it does not begin at the task's position.
+            Misaligned: something is missing before it.
         """
-        self._align(batch, self.position(batch.tp))
-        self.apply(batch)
+        fresh = self.align(batch, self.position(batch.tp))
+        if fresh is not None:
+            self.apply(fresh)
 
-    def _align(self, batch: Batch, position: int) -> None:
-        if batch.start != position:
+    def align(self, batch: Batch, position: int) -> Batch | None:
+        """Return what of a batch lies behind a position, None if nothing does.
+
+        Raises:
+            Misaligned: something is missing between the position and the batch.
+        """
+        if batch.start > position:
             raise Misaligned(batch.tp, self.position(batch.tp))
+        if batch.start == position:
+            return batch
+        # Read twice, around a seek. To seek again would be answered by yet another batch that was read twice.
+        if batch.end <= position:
+            return None
+        return replace(batch, start=position, records=[r for r in batch.records if r.offset >= position])
 
     def apply(self, batch: Batch) -> None:
         """Apply one batch that begins at the task's position."""
         if batch.records:
             self.digest(batch)
         self.marks[batch.tp] = self.marks[batch.tp].moved(batch)
-        self.progressed = monotonic()
+        self.progressed = self.around.monotonic()
         self._dirty = True
 
     @abstractmethod
@@ -192,7 +210,7 @@ class Task(ABC):
     def acknowledged(self, answer: Acknowledged) -> None:
         """Hear that what was last taken is committed."""
         self.commits += 1
-        self.committed_at = self.progressed = monotonic()
+        self.committed_at = self.around.monotonic()
 
     async def close(self) -> None:
         """Let go of the broker. Nothing is committed here."""
@@ -202,10 +220,10 @@ class Task(ABC):
         """Return, by input, how many offsets lie between the position and the end as last seen."""
         return {tp: max(0, (end_of(tp) or 0) - mark.position) for tp, mark in self.marks.items()}
 
+    @property
+    def holds(self) -> bool:
+        """Whether something was fetched that may not be applied yet."""
+        return False
+
     def clear(self) -> None:
         """Forget what was fetched but not applied: positions will be sought again."""
-
-
-def header(name: str, value: Any) -> tuple[str, bytes]:
-    """Return one Kafka header."""
-    return name, str(value).encode()

@@ -63,6 +63,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     logger = driver.logger
 
     proofs: dict[TP, EndProof]
+    _transactions = True
 
     async def on_start(self) -> None:
         """Create and start the consumer, and begin to note where partitions end."""
@@ -74,6 +75,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         # Faust reads committed only in its own exactly-once mode, and offers no setting for the fetch sizes.
         conf = self.app.conf
         config: ProcessConfig = transport.config
+        self._transactions = config.transactions
         self._assignor = self.app.assignor
         return aiokafka.AIOKafkaConsumer(
             client_id=conf.broker_client_id,
@@ -116,6 +118,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             return woke
 
         fetcher._proc_fetch_request = noting
+
+    def highwater(self, tp: TP) -> int:
+        """Return the end of what may be read: what an open transaction holds back is not there yet."""
+        consumer, aio_tp = self._ensure_consumer(), aiokafka.TopicPartition(*tp)
+        end = consumer.last_stable_offset(aio_tp) if self._transactions else consumer.highwater(aio_tp)
+        return cast(int, end)
 
     async def group_position(self, tp: TP) -> int | None:
         """Return the group's own position on a partition, None if it never had one."""
@@ -175,7 +183,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                 raise FetchFailed(tp, fetched._error)
             state = fetched._assignment.state_value(aio_tp)
             start = state.position if fetched._assignment.active else None
-            records = fetched.getall(MAX_RECORDS)
+            try:
+                records = fetched.getall(MAX_RECORDS)
+            except Exception as error:  # a batch that is damaged, or that nothing here can decompress
+                del fetcher._records[aio_tp]
+                fetcher._notify(fetcher._wait_consume_future)
+                raise FetchFailed(tp, error) from error
             if not fetched.has_more():
                 del fetcher._records[aio_tp]
                 fetcher._notify(fetcher._wait_consume_future)

@@ -2,8 +2,8 @@
 
 import logging
 from collections.abc import Mapping
-from time import monotonic
 from typing import Any
+from weakref import WeakSet
 
 from streamapp.exposition import Exposition, Snapshot
 from streamapp.stream.joining import JoinerTask
@@ -30,7 +30,8 @@ class View:
         self._exposition = Exposition(runtime.around.settings)
         self._summary: Mapping[str, Any] = summary(runtime)
         self._readiness = Readiness(ready=False, reason="the worker is starting")
-        self._adopted: set[int] = set()
+        self._refreshed = runtime.around.monotonic()
+        self._adopted: WeakSet[MonitorTask] = WeakSet()
         self.web: WebServer | None = None
 
     def start(self) -> None:
@@ -45,10 +46,17 @@ class View:
             config.web_port,
             registry=self._exposition.registry,
             summary=lambda: self._summary,
-            readiness=lambda: self._readiness,
+            readiness=self.readiness,
         )
         self.web.start()
         logger.info("status page at %s, metrics at %s/metrics", self.web.url, self.web.url)
+
+    def readiness(self) -> Readiness:
+        """Return whether the worker is ready, as of now: a picture that nobody renews says nothing."""
+        age = self._runtime.around.monotonic() - self._refreshed
+        if self._readiness.ready and age > KEEPS_UP:
+            return Readiness(ready=False, reason=f"the worker has not moved for {age:.0f} s")
+        return self._readiness
 
     def waits_for(self, what: str) -> None:
         """Say what keeps the worker from working."""
@@ -58,12 +66,13 @@ class View:
         """Take a new picture."""
         runtime = self._runtime
         for task in runtime.tasks.values():
-            if isinstance(task, MonitorTask) and task.parked is None and id(task) not in self._adopted:
-                self._adopted.add(id(task))
+            if isinstance(task, MonitorTask) and task.parked is None and task not in self._adopted:
+                self._adopted.add(task)
                 self._exposition.adopt(task.restored)
         self._exposition.publish(snapshot(runtime))
         self._summary = summary(runtime)
         self._readiness = readiness(runtime, self._readiness)
+        self._refreshed = runtime.around.monotonic()
 
 
 def readiness(runtime: Runtime, before: Readiness) -> Readiness:
@@ -75,7 +84,7 @@ def readiness(runtime: Runtime, before: Readiness) -> Readiness:
         return Readiness(ready=False, reason=runtime.ending)
     if not runtime.ready:
         return before if not before.ready else Readiness(ready=False, reason="partitions to be assigned")
-    now = monotonic()
+    now = runtime.around.monotonic()
     behind = [
         str(task)
         for task in runtime.tasks.values()
@@ -94,7 +103,7 @@ def snapshot(runtime: Runtime) -> Snapshot:
         (t.role, t.partition): t.parked_for for t in runtime.tasks.values() if t.parked is not None
     }
     joiners = [task for task in tasks if isinstance(task, JoinerTask)]
-    now = monotonic()
+    now = runtime.around.monotonic()
     return Snapshot(
         models=tuple(report for task in tasks if isinstance(task, MonitorTask) for report in task.monitor.report()),
         events=dict(counters.events),

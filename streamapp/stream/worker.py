@@ -7,11 +7,12 @@ So a broker's outage needs no operator.
 import contextlib
 import logging
 import logging.config
+import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import monotonic
 
 from streamapp.config import ROLES, ProcessConfig, Role
@@ -36,34 +37,60 @@ class Supervisor:
     Args:
         environ: Whole environment of the process.
         name: For the log.
+        command: What to run.
+        first_wait: Seconds before it is started again for the first time; each further wait is twice as long.
     """
 
-    def __init__(self, environ: Mapping[str, str], name: str) -> None:
-        self._environ = {**environ, "STREAMAPP_SUPERVISED": "1"}
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        name: str,
+        *,
+        command: Sequence[str] = COMMAND,
+        first_wait: float = FIRST_WAIT,
+    ) -> None:
+        self._environ = {**environ, "STREAMAPP_SUPERVISED": str(os.getpid())}
         self._name = name
+        self._command = command
+        self._first_wait = first_wait
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self.exit_code = 0
 
     def run(self) -> None:
         """Return when the process has ended for good."""
-        wait = FIRST_WAIT
+        wait = self._first_wait
         while not self._stopping.is_set():
             began = monotonic()
-            self._process = subprocess.Popen(COMMAND, env=self._environ, start_new_session=True)  # noqa: S603
-            if self._stopping.is_set():
-                self._signal()
-            self.exit_code = self._process.wait()
+            try:
+                self.exit_code = self._run()
+            except OSError as error:  # no memory or no process to be had, for now
+                logger.error("%s cannot be started: %s", self._name, error)
+                self.exit_code = 1
+            if self._stopping.is_set() and self.exit_code == -signal.SIGTERM:
+                self.exit_code = 0  # it had not begun: later it listens to the signal, and ends in order
             if self.exit_code in (0, USER_FAULT) or self._stopping.is_set():
                 return
-            wait = FIRST_WAIT if monotonic() - began > HEALTHY_AFTER else min(wait * 2, LONGEST_WAIT)
+            if monotonic() - began > HEALTHY_AFTER:
+                wait = self._first_wait
             logger.warning("%s ended with code %d: starting it again in %g s", self._name, self.exit_code, wait)
             self._stopping.wait(wait)
+            wait = min(wait * 2, LONGEST_WAIT)
+
+    def _run(self) -> int:
+        self._process = subprocess.Popen(self._command, env=self._environ, start_new_session=True)  # noqa: S603
+        if self._stopping.is_set():
+            self._signal()
+        return self._process.wait()
+
+    def begin_stop(self) -> None:
+        """Ask the process to end in order, and start no other."""
+        self._stopping.set()
+        self._signal()
 
     def stop(self) -> None:
         """End the process in order; after a while, by force."""
-        self._stopping.set()
-        self._signal()
+        self.begin_stop()
         if self._process is not None:
             try:
                 self._process.wait(STOP_GRACE)
@@ -108,8 +135,11 @@ def main(config: ProcessConfig, environ: Mapping[str, str], roles: tuple[Role, .
         signal.signal(number, lambda *_: stopped.set())
     for thread in threads:
         thread.start()
-    while not stopped.is_set() and any(thread.is_alive() for thread in threads):
+    # One that ended for good ends all: the others would look like a whole worker, and are not.
+    while not stopped.is_set() and all(thread.is_alive() for thread in threads):
         stopped.wait(0.2)
+    for supervisor in supervisors:
+        supervisor.begin_stop()
     for supervisor in supervisors:
         supervisor.stop()
     for thread in threads:

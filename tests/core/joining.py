@@ -24,7 +24,9 @@ SETTINGS = Settings(
 
 
 def predict(prediction_id: str, ts: float, group: str = "g", model: str = "m", prediction: Any = True, **more: Any):
-    return Prediction(prediction_id=prediction_id, model=model, ts=float(ts), group=group, prediction=prediction, **more)
+    return Prediction(
+        prediction_id=prediction_id, model=model, ts=float(ts), group=group, prediction=prediction, **more
+    )
 
 
 def observe(prediction_id: str, ts: float, outcome: Any = True, **more: Any):
@@ -171,7 +173,14 @@ def oracle(predictions: Log, outcomes: Log, end: float, settings=SETTINGS):
             if s.on_expiry == "drop":
                 p["row"] = ("EXPIRED", -1, None, None, "None", "observed")
             else:
-                p["row"] = ("JOINED", -1, event.ts + s.outcome_window, p["deadline"], repr(s.on_expiry.assume), "assumed")
+                p["row"] = (
+                    "JOINED",
+                    -1,
+                    event.ts + s.outcome_window,
+                    p["deadline"],
+                    repr(s.on_expiry.assume),
+                    "assumed",
+                )
             p["horizon"] = p["deadline"] + s.remember
         for o in [o for o in early if o["log_time"] + patience < now]:
             early.remove(o)
@@ -259,7 +268,16 @@ def oracle(predictions: Log, outcomes: Log, end: float, settings=SETTINGS):
                 settle(o["event"], o["offset"], o["log_time"])
     pass_time(end)
     rows = sorted(
-        (p["offset"], p["event"].model, p["event"].group, p["row"][0], p["row"][1], p["event"].ts, p["log_time"], *p["row"][2:])
+        (
+            p["offset"],
+            p["event"].model,
+            p["event"].group,
+            p["row"][0],
+            p["row"][1],
+            p["event"].ts,
+            p["log_time"],
+            *p["row"][2:],
+        )
         for p in state
         if p["row"] is not None
     )

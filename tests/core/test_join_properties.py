@@ -90,7 +90,11 @@ def drive(predictions, outcomes, steps, end=END):
     return run, joiner
 
 
-@settings(max_examples=int(__import__("os").environ.get("EX","600")), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=600,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(logs())
 def test_a_slow_oracle_agrees_on_pairs_verdicts_and_counts(both):
     predictions, outcomes = both
@@ -104,7 +108,11 @@ def test_a_slow_oracle_agrees_on_pairs_verdicts_and_counts(both):
         assert sorted(letter[:3] for letter in run.dead) == sorted(dead.elements())
 
 
-@settings(max_examples=int(__import__("os").environ.get("EX","600")), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=600,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(logs(), STEPS)
 def test_order_of_reading_redelivery_and_restarts_change_nothing(both, steps):
     expected, joiner = whole(*both, END)

@@ -67,7 +67,7 @@ def _without_raw(kind: type[Struct]) -> type[Struct]:
         else (field.name, field.type, field.default)
         for field in fields(kind)
     ]
-    return msgspec.defstruct(kind.__name__, told)  # type: ignore[arg-type]
+    return msgspec.defstruct(kind.__name__, told)
 
 
 def _described(kind: type[Struct], part: Schema) -> Schema:

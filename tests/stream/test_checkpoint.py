@@ -1,0 +1,192 @@
+"""A checkpoint gives back what was committed, or says why it cannot; it never begins anew in silence."""
+
+import re
+from collections.abc import Mapping
+
+import msgspec
+import pytest
+from faust.types import TP
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamapp.errors import CheckpointError
+from streamapp.stream.checkpoint import MAX_VALUE, Checkpoint, InputMark, digest
+from tests.stream.doubles import Broker, Stored, run
+
+TOPIC = "t.checkpoints-joiner"
+INPUT = TP("t.predictions", 0)
+
+
+def write(broker: Broker, checkpoint: Checkpoint, entries: Mapping[bytes, bytes | None], *marks: InputMark) -> None:
+    inputs = dict(zip((INPUT,), marks or (InputMark(0),), strict=True))
+    for record in checkpoint.records(entries, inputs):
+        broker.append(record.topic, record.value, partition=record.partition or 0, key=record.key)
+
+
+async def load(broker: Broker) -> tuple[Checkpoint, dict[bytes, bytes] | None]:
+    checkpoint = Checkpoint(TOPIC, 0)
+    return checkpoint, await checkpoint.load(broker.reader(None))
+
+
+@given(
+    st.lists(
+        st.dictionaries(
+            st.binary(min_size=1, max_size=3).filter(lambda key: key != b"input"), st.none() | st.binary(max_size=20)
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_what_is_loaded_is_the_newest_value_of_each_key_without_the_removed_ones(
+    steps: list[dict[bytes, bytes | None]],
+) -> None:
+    broker, checkpoint = Broker(), Checkpoint(TOPIC, 0)
+    expected: dict[bytes, bytes | None] = {}
+    for number, step in enumerate(steps):
+        write(broker, checkpoint, step, InputMark(number))
+        expected |= step
+
+    restored, entries = run(load(broker))
+    assert entries == {key: value for key, value in expected.items() if value is not None}
+    assert restored.bytes == checkpoint.bytes
+    assert restored.bytes == sum(len(value) for value in latest(broker).values() if value is not None)
+
+
+def latest(broker: Broker) -> dict[bytes | None, bytes | None]:
+    return {record.key: record.value for record in broker.records(TOPIC)}
+
+
+def test_a_partition_without_records_is_a_task_that_never_committed() -> None:
+    assert run(load(Broker()))[1] is None
+
+
+def test_a_checkpoint_whose_every_key_was_removed_is_a_task_that_never_committed() -> None:
+    broker = Broker()
+    broker.append(TOPIC, b"x", key=b"meta")
+    broker.append(TOPIC, None, key=b"meta")
+    assert run(load(broker))[1] is None
+
+
+def test_a_missing_input_key_beside_others_is_damage() -> None:
+    broker = Broker()
+    broker.append(TOPIC, b"x", key=b"meta")
+    with pytest.raises(CheckpointError, match="'input' is missing beside 1 others"):
+        run(load(broker))
+
+
+@pytest.mark.parametrize("value", [b"", b"\xc1", b"\x81", msgspec.msgpack.encode({"format": "1"})])
+def test_damaged_bytes_in_the_input_key_are_damage(value: bytes) -> None:
+    broker = Broker()
+    broker.append(TOPIC, value, key=b"input")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        run(load(broker))
+
+
+def test_another_format_is_refused_with_the_way_out() -> None:
+    broker = Broker()
+    broker.append(TOPIC, msgspec.msgpack.encode({"format": 2, "inputs": {}}), key=b"input")
+    with pytest.raises(CheckpointError, match="format 2, but this version reads 1: run the version that wrote it"):
+        run(load(broker))
+
+
+def test_a_value_that_no_topic_takes_is_refused_and_named() -> None:
+    checkpoint = Checkpoint(TOPIC, 0)
+    with pytest.raises(CheckpointError, match=re.escape(f"the value of b'pages' has {MAX_VALUE + 1} bytes")):
+        checkpoint.records({b"pages": bytes(MAX_VALUE + 1)}, {INPUT: InputMark(0)})
+    assert checkpoint.records({b"pages": bytes(MAX_VALUE)}, {INPUT: InputMark(0)})
+
+
+# -- is the log still the same one? ------------------------------------------------------------------------------------
+
+
+def applied(broker: Broker, end: int) -> InputMark:
+    """Return the mark of who applied everything before *end*."""
+    return InputMark(0).moved(broker.batch(INPUT.topic, 0, end))
+
+
+async def verify(broker: Broker) -> dict[TP, InputMark]:
+    checkpoint, entries = await load(broker)
+    assert entries is not None
+    return await checkpoint.verify(broker.reader(None), (INPUT,))
+
+
+def log(count: int, *, word: bytes = b"value") -> Broker:
+    broker = Broker()
+    for number in range(count):
+        broker.append(INPUT.topic, word + str(number).encode(), key=b"k")
+    return broker
+
+
+def test_marks_come_back_where_the_log_is_the_same() -> None:
+    broker = log(5)
+    mark = applied(broker, 3)
+    write(broker, Checkpoint(TOPIC, 0), {}, mark)
+    assert run(verify(broker)) == {INPUT: mark}
+    assert (mark.position, mark.last) == (3, 2)
+
+
+def test_a_log_made_anew_is_recognised_by_its_last_applied_record() -> None:
+    old, new = log(5), log(5, word=b"other")
+    write(new, Checkpoint(TOPIC, 0), {}, applied(old, 3))
+    with pytest.raises(CheckpointError, match=r"offset 2 of t\.predictions\[0\] is not the record that was applied"):
+        run(verify(new))
+
+
+@pytest.mark.parametrize("length", [0, 1, 2])
+def test_a_log_that_is_shorter_than_what_was_applied_is_refused(length: int) -> None:
+    new = log(length)
+    write(new, Checkpoint(TOPIC, 0), {}, applied(log(5), 3))
+    with pytest.raises(CheckpointError):
+        run(verify(new))
+
+
+def test_a_position_that_retention_overtook_is_refused_with_the_way_out() -> None:
+    broker = log(9)
+    write(broker, Checkpoint(TOPIC, 0), {}, applied(broker, 3))
+    broker.drop_before(INPUT.topic, 4)
+    with pytest.raises(CheckpointError, match=r"position 3 .* is gone, the log now starts at 4.*; restore the topic, or"):
+        run(verify(broker))
+
+
+def test_a_position_at_the_start_of_the_log_is_taken_without_the_record_before_it() -> None:
+    broker = log(9)
+    mark = applied(broker, 4)
+    write(broker, Checkpoint(TOPIC, 0), {}, mark)
+    broker.drop_before(INPUT.topic, 4)
+    assert run(verify(broker)) == {INPUT: mark}
+
+
+def test_a_checkpoint_of_other_topics_is_refused() -> None:
+    broker = log(3)
+    checkpoint = Checkpoint(TOPIC, 0)
+    for record in checkpoint.records({}, {TP("t.outcomes", 0): InputMark(0)}):
+        broker.append(record.topic, record.value, key=record.key)
+    with pytest.raises(CheckpointError, match=r"it has no position for t\.predictions"):
+        run(verify(broker))
+
+
+def test_the_digest_tells_key_value_and_time_apart() -> None:
+    records = [
+        Stored(0, 1000, b"k", b"v"),
+        Stored(0, 1000, b"k", b"w"),
+        Stored(0, 1000, b"l", b"v"),
+        Stored(0, 1001, b"k", b"v"),
+        Stored(0, 1000, None, None),
+    ]
+    assert len({digest(record) for record in records}) == len(records)
+
+
+def test_a_mark_keeps_the_last_record_over_a_batch_without_records() -> None:
+    broker = log(3)
+    mark = applied(broker, 3)
+    assert mark.moved(broker.batch(INPUT.topic, 3, 7)) == InputMark(7, mark.last, mark.digest)
+
+
+def test_bytes_follow_what_is_replaced_and_removed() -> None:
+    checkpoint = Checkpoint(TOPIC, 0)
+    checkpoint.records({b"a": bytes(100), b"b": bytes(50)}, {INPUT: InputMark(0)})
+    both = checkpoint.bytes
+    checkpoint.records({b"a": bytes(10)}, {INPUT: InputMark(0)})
+    assert checkpoint.bytes == both - 90
+    checkpoint.records({b"a": None, b"never": None}, {INPUT: InputMark(0)})
+    assert checkpoint.bytes == both - 100
