@@ -14,11 +14,16 @@ Block = Sequence[Any]
 
 def floats(block: Block) -> Floats:
     """Return numbers and bools as floats, None as nan."""
-    try:
-        # Four times as fast as numpy's own way through a sequence of floats.
-        return np.frombuffer(struct.pack(f"{len(block)}d", *block))
-    except struct.error:
-        return np.array(block, dtype=np.float64)
+    missing = block.count(None)
+    if missing == len(block):
+        return np.full(missing, np.nan)
+    if missing:
+        block = [_NAN if value is None else value for value in block]
+    # Four times as fast as numpy's own way through a sequence of floats.
+    return np.frombuffer(struct.pack(f"{len(block)}d", *block))
+
+
+_NAN = float("nan")
 
 
 class FloatColumn:

@@ -103,7 +103,13 @@ class Supervisor:
                 self._process.terminate()
 
 
-def main(config: ProcessConfig, environ: Mapping[str, str], roles: tuple[Role, ...] = ROLES) -> int:
+def main(
+    config: ProcessConfig,
+    environ: Mapping[str, str],
+    roles: tuple[Role, ...] = ROLES,
+    *,
+    command: Sequence[str] = COMMAND,
+) -> int:
     """Run workers until SIGTERM or SIGINT, and return the exit code.
 
     With all roles there is one process; otherwise one for each role, since each has a consumer group of its own. Their
@@ -113,10 +119,11 @@ def main(config: ProcessConfig, environ: Mapping[str, str], roles: tuple[Role, .
         config: What the environment says.
         environ: The environment itself, handed on to the processes.
         roles: Which roles to run.
+        command: What a worker process runs.
     """
     logging.config.dictConfig(logging_config(config.log_level, config.log_format))
     if set(roles) == set(ROLES):
-        supervisors = [Supervisor(environ, "worker")]
+        supervisors = [Supervisor(environ, "worker", command=command)]
     else:
         supervisors = [
             Supervisor(
@@ -126,6 +133,7 @@ def main(config: ProcessConfig, environ: Mapping[str, str], roles: tuple[Role, .
                     "STREAMAPP_WEB_PORT": str(config.web_port + number if config.web_port else 0),
                 },
                 f"worker ({role})",
+                command=command,
             )
             for number, role in enumerate(roles)
         ]

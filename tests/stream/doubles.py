@@ -66,6 +66,8 @@ class Broker:
         self.owners: dict[str, "MemoryProducer"] = {}
         self.producers: list[MemoryProducer] = []
         self.clock = Clock(START)
+        self.holds = False
+        """Whether what is made from now on waits for its gate before it starts."""
         self.reads: list[tuple[str, int, int]] = []
         """Topic, partition and start of each read."""
 
@@ -108,6 +110,8 @@ class Broker:
 
     def producer(self, config: ProcessConfig, role: str, partition: int) -> "MemoryProducer":
         made = MemoryProducer(self, f"{config.topic_prefix}{role}-{partition}")
+        if self.holds:
+            made.gate.clear()
         self.producers.append(made)
         return made
 
@@ -159,14 +163,14 @@ class MemoryProducer:
         self.failure: Exception | None = None
         """Raised by every start and commit."""
         self.gate = asyncio.Event()
-        """Commits wait for it."""
+        """Start and commits wait for it."""
         self.gate.set()
         self.waiting = 0
         self.stopped = False
         self._broker = broker
 
     async def start(self) -> None:
-        await asyncio.sleep(0)
+        await self.gate.wait()
         if self.failure is not None:
             raise self.failure
         self._broker.owners[self.name] = self

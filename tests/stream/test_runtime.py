@@ -1,0 +1,784 @@
+"""The runtime owns tasks: what it commits and when, what it parks, and how it ends."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiokafka.errors import IllegalStateError, OffsetOutOfRangeError
+from faust.types import TP
+
+from streamapp.config import ROLES, Role
+from streamapp.core.events import BeforeAfter, RetrainRequest, ScoredRange, Tick, Window
+from streamapp.core.settings import Settings
+from streamapp.errors import CheckpointError, ConfigError
+from streamapp.stream.codec import encode_event, encode_scored
+from streamapp.stream.joining import FULL_ROWS, JoinerTask
+from streamapp.stream.learning import LearnerTask
+from streamapp.stream.producer import CommitFailed, TooLarge
+from streamapp.stream.runtime import STUCK_AFTER, Runtime
+from streamapp.stream.transport import Batch, EndProof, FetchFailed
+from tests.stream.doubles import START, Bench, Broker, MemoryConsumer, MemoryProducer, prediction, run
+
+TOPICS = {"joiner": ("t.predictions", "t.outcomes"), "monitor": ("t.scored",), "learner": ("t.retrain",)}
+
+
+class Stage:
+    """A runtime on a broker in memory, and how it ended."""
+
+    def __init__(self, folder: Path, *, roles: tuple[Role, ...] = ROLES, broker: Broker | None = None) -> None:
+        self.bench = Bench(folder, options={"partitions": 2, "scored_partitions": 2, "commit_interval": 0.001})
+        self.broker = self.bench.broker = broker or self.bench.broker
+        self.consumer = MemoryConsumer(self.broker)
+        self.exits: list[int] = []
+        self.runtime = Runtime(
+            self.bench.config,
+            Settings(),
+            roles,
+            leave=self.exits.append,
+            reader=self.broker.reader,
+            producer=self.broker.producer,
+            monotonic=self.bench.clock,
+        )
+        self.runtime.attach(self.consumer)
+        for topic in TOPICS["joiner"]:
+            for partition in (0, 1):
+                self.consumer.proofs[TP(topic, partition)] = EndProof(0.0, 0)
+
+    async def own(self, *names: str) -> None:
+        """Be assigned tasks, e.g. "joiner-0"."""
+        pairs = [name.split("-") for name in names]
+        self.consumer.assigned = {TP(topic, int(number)) for role, number in pairs for topic in TOPICS[role]}
+        await self.runtime.assign(self.consumer.assigned)
+        positions = await self.runtime.positions(self.consumer.assigned)
+        await self.consumer.seek_wait(positions)
+        self.runtime.sought(positions)
+
+    def task(self, name: str) -> Any:
+        role, number = name.split("-")
+        return self.runtime.tasks[role, int(number)]  # type: ignore[index]
+
+    def producer(self, name: str) -> MemoryProducer:
+        producer: MemoryProducer = self.task(name).producer
+        return producer
+
+    async def ticks(self, partition: int = 0, count: int = 1) -> None:
+        """Let a monitor read ticks of a joiner."""
+        for _ in range(count):
+            self.broker.append("t.scored", encode_scored(Tick(partition=0, log_time=START)), partition=partition)
+        start = self.task(f"monitor-{partition}").position(TP("t.scored", partition))
+        await self.runtime.handle(self.broker.batch("t.scored", start, partition=partition))
+
+    def checkpoints(self, name: str) -> int:
+        """Return how often a task has committed, by what is in its checkpoint."""
+        role, number = name.split("-")
+        records = self.broker.records(f"t.checkpoints-{role}", int(number))
+        return sum(record.key == b"input" for record in records)
+
+    def position(self, name: str) -> int:
+        """Return the first input's position as the newest checkpoint has it, -1 without one."""
+        role, number = name.split("-")
+        records = self.broker.records(f"t.checkpoints-{role}", int(number))
+        values = [record.value or b"" for record in records if record.key == b"input"]
+        return int(msgspec.msgpack.decode(values[-1])["inputs"][TOPICS[role][0]]["position"]) if values else -1
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+async def rounds(stage: Stage, count: int = 5) -> None:
+    """Let the commit loop go round."""
+    for _ in range(count):
+        await asyncio.sleep(stage.bench.config.commit_interval)
+        await asyncio.sleep(0)
+
+
+# -- what is ours ------------------------------------------------------------------------------------------------------
+
+
+def test_assigned_tasks_are_taken_over_and_committed_at_every_interval(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("joiner-0", "monitor-1", "learner-0")
+        assert sorted(map(str, stage.runtime.tasks.values())) == ["joiner-0", "learner-0", "monitor-1"]
+        assert stage.runtime.ready
+        loop = asyncio.create_task(stage.runtime.run())
+        await until(lambda: stage.checkpoints("monitor-1") == 1)
+        await stage.ticks(1, 3)
+        await until(lambda: stage.position("monitor-1") == stage.broker.end("t.scored", 1))
+        loop.cancel()
+
+    run(work())
+
+
+def test_revoking_commits_what_was_applied_and_then_nothing_more(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("monitor-0", "monitor-1")
+        loop = asyncio.create_task(stage.runtime.run())
+        await rounds(stage)
+        await stage.ticks(0, 2)
+        await stage.runtime.revoke()
+        assert stage.position("monitor-0") == 2
+        assert not stage.runtime.ready
+        before = stage.checkpoints("monitor-0"), stage.checkpoints("monitor-1")
+        await stage.ticks(0, 2)
+        await rounds(stage)
+        await stage.runtime.revoke()
+        assert (stage.checkpoints("monitor-0"), stage.checkpoints("monitor-1")) == before
+        await stage.own("monitor-0", "monitor-1")
+        await until(lambda: stage.position("monitor-0") == 4)
+        loop.cancel()
+
+    run(work())
+
+
+def test_revoking_waits_for_a_commit_that_is_under_way(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("monitor-0")
+        producer = stage.producer("monitor-0")
+        producer.gate.clear()
+        loop = asyncio.create_task(stage.runtime.run())
+        await until(lambda: producer.waiting)
+        assert not stage.task("monitor-0").wants_commit
+        revoking = asyncio.create_task(stage.runtime.revoke())
+        await rounds(stage)
+        assert not revoking.done()
+        producer.gate.set()
+        await revoking
+        assert stage.checkpoints("monitor-0") == 1
+        loop.cancel()
+
+    run(work())
+
+
+def test_a_commit_that_waited_for_the_last_one_is_not_done_after_it(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("joiner-0", "monitor-0")
+        slow = stage.producer("joiner-0")
+        slow.gate.clear()
+        revoking = asyncio.create_task(stage.runtime.revoke())
+        await until(lambda: slow.waiting)
+        committing = asyncio.create_task(stage.runtime._commit(stage.task("joiner-0")))
+        await stage.ticks()
+        await rounds(stage)
+        slow.gate.set()
+        await asyncio.gather(revoking, committing)
+        assert len(slow.commits) == 1
+        assert len(stage.producer("monitor-0").commits) == 1
+
+    run(work())
+
+
+def test_a_full_task_is_not_committed_between_two_assignments(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("joiner-0")
+        await stage.runtime.revoke()
+        task = stage.task("joiner-0")
+        task._rows = FULL_ROWS
+        stage.broker.append("t.predictions", prediction(0, START))
+        await stage.runtime.handle(stage.broker.batch("t.predictions", 0))
+        assert task.full
+        assert stage.checkpoints("joiner-0") == 1
+
+    run(work())
+
+
+def test_a_full_task_is_committed_before_more_is_applied(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("joiner-0")
+        task = stage.task("joiner-0")
+        stage.consumer.proofs[TP("t.outcomes", 0)] = EndProof(0.0, 0)
+        stage.broker.append("t.predictions", prediction(0, START))
+        stage.broker.append("t.predictions", prediction(1, START))
+        await stage.runtime.handle(stage.broker.batch("t.predictions", 0, 1))
+        task._rows = FULL_ROWS
+        await stage.runtime.handle(stage.broker.batch("t.predictions", 1, 2))
+        assert stage.position("joiner-0") == 1
+        assert task.position(TP("t.predictions", 0)) == 2
+
+    run(work())
+
+
+def test_tasks_that_stay_ours_keep_their_memory_and_the_others_are_closed(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("monitor-0", "monitor-1")
+        stays, goes = stage.task("monitor-0"), stage.task("monitor-1")
+        await stage.runtime.revoke()
+        await stage.own("monitor-0", "joiner-1")
+        assert stage.task("monitor-0") is stays
+        assert not stays.producer.stopped
+        assert goes.producer.stopped
+        assert sorted(map(str, stage.runtime.tasks.values())) == ["joiner-1", "monitor-0"]
+
+    run(work())
+
+
+def test_positions_are_what_the_tasks_have_applied(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("monitor-0", "learner-0")
+        await stage.ticks(0, 3)
+        positions = await stage.runtime.positions(stage.consumer.assigned)
+        assert positions == {TP("t.scored", 0): 3, TP("t.retrain", 0): 0}
+        assert stage.consumer.proofs == {}
+
+    run(work())
+
+
+def test_revoking_while_tasks_are_taken_over_gives_them_up_whole(stage: Stage) -> None:
+    async def work() -> None:
+        stage.broker.holds = True
+        assigning = asyncio.create_task(stage.runtime.assign({TP("t.scored", 0), TP("t.scored", 1)}))
+        await until(lambda: len(stage.broker.producers) == 2)
+        await stage.runtime.revoke()
+        await assigning
+        assert stage.runtime.tasks == {}
+        assert all(producer.stopped for producer in stage.broker.producers)
+        assert not stage.runtime.ready
+        assert stage.exits == []
+        stage.broker.holds = False
+        await stage.own("monitor-0")
+        assert stage.runtime.ready
+
+    run(work())
+
+
+def test_half_a_joiner_is_refused(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.runtime.assign({TP("t.predictions", 0)})
+        await until(lambda: stage.exits)
+        assert stage.runtime.ending is not None
+        assert "is ours but not that of t.outcomes" in stage.runtime.ending
+
+    run(work())
+    assert stage.exits == [1]
+
+
+def test_partitions_of_other_roles_are_left_alone(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, roles=("monitor",))
+
+    async def work() -> None:
+        await stage.own("monitor-0", "joiner-0")
+        assert [str(task) for task in stage.runtime.tasks.values()] == ["monitor-0"]
+
+    run(work())
+
+
+def test_no_partitions_at_all_is_ready(stage: Stage) -> None:
+    run(stage.own())
+    assert stage.runtime.ready
+
+
+# -- what is parked ----------------------------------------------------------------------------------------------------
+
+
+def damage(broker: Broker) -> None:
+    broker.append("t.checkpoints-monitor", b"x", key=b"meta")
+
+
+def test_a_damaged_checkpoint_parks_its_task_and_the_others_go_on(stage: Stage) -> None:
+    damage(stage.broker)
+
+    async def work() -> None:
+        await stage.own("monitor-0", "monitor-1")
+        parked = stage.task("monitor-0")
+        assert "it is damaged" in parked.parked
+        assert not stage.runtime.ready
+        assert stage.runtime.recoveries == {("monitor", "parked_checkpoint"): 1}
+        assert stage.consumer.paused == {TP("t.scored", 0)}
+        assert stage.consumer.seeks == [{TP("t.scored", 1): 0}]
+        loop = asyncio.create_task(stage.runtime.run())
+        await stage.runtime.handle(Batch(tp=TP("t.scored", 0), start=0, end=1, records=[]))
+        await stage.ticks(1, 2)
+        await until(lambda: stage.position("monitor-1") == 2)
+        assert stage.checkpoints("monitor-0") == 0
+        await stage.runtime.commit_group()
+        assert stage.consumer.group == {TP("t.scored", 1): 2}
+        await stage.runtime.revoke()
+        await stage.own("monitor-0", "monitor-1")
+        assert stage.task("monitor-0") is parked
+        assert not stage.runtime.ready
+        loop.cancel()
+
+    run(work())
+    assert stage.exits == []
+
+
+@pytest.mark.parametrize("error", [TooLarge("3 MB"), CheckpointError("a value of 1 MB")])
+def test_what_can_never_be_committed_parks_its_task_and_the_others_go_on(stage: Stage, error: Exception) -> None:
+    async def work() -> None:
+        await stage.own("monitor-0", "monitor-1")
+        stage.producer("monitor-0").failure = error
+        loop = asyncio.create_task(stage.runtime.run())
+        await until(lambda: stage.task("monitor-0").parked)
+        assert stage.task("monitor-0").parked == str(error)
+        await stage.ticks(1)
+        await until(lambda: stage.position("monitor-1") == 1)
+        loop.cancel()
+
+    run(work())
+    assert stage.exits == []
+
+
+def test_a_parked_task_does_not_keep_the_process_from_stopping_in_order(stage: Stage) -> None:
+    damage(stage.broker)
+
+    async def work() -> None:
+        await stage.own("monitor-0", "monitor-1")
+        await stage.ticks(1)
+        stage.runtime.stop()
+        await until(lambda: stage.exits)
+        assert stage.position("monitor-1") == 1
+
+    run(work())
+    assert stage.exits == [0]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "says"),
+    [
+        (OffsetOutOfRangeError({}), "position", "retention overtook it"),
+        (ValueError("bad batch"), "input", "ValueError: bad batch"),
+    ],
+)
+def test_a_partition_that_cannot_be_read_parks_its_task(stage: Stage, error: Exception, reason: str, says: str) -> None:
+    async def work() -> None:
+        await stage.own("joiner-0", "monitor-0")
+        stage.runtime.failed(FetchFailed(TP("t.outcomes", 0), error))
+        task = stage.task("joiner-0")
+        assert task.parked_for == reason
+        assert says in task.parked
+        assert "t.outcomes[0]" in task.parked
+        assert stage.consumer.paused >= set(task.inputs)
+        stage.runtime.failed(FetchFailed(TP("t.outcomes", 0), error))
+        stage.runtime.failed(FetchFailed(TP("t.outcomes", 1), error))
+        assert stage.runtime.recoveries == {("joiner", f"parked_{reason}"): 1}
+        assert stage.task("monitor-0").parked is None
+
+    run(work())
+
+
+def request(**changes: Any) -> bytes:
+    return encode_event(
+        msgspec.structs.replace(
+            RetrainRequest(
+                id="r1",
+                model="m",
+                group="default",
+                reason="drift",
+                signals=(),
+                at=START,
+                window=Window(from_=START, to=START, rows=1),
+                scored=ScoredRange(partition=0, from_=0, cause=0),
+                metrics=BeforeAfter(before=None, after=None),
+                deadline=START,
+                task="binary",
+            ),
+            **changes,
+        )
+    )
+
+
+@pytest.mark.parametrize("error", [CheckpointError("the artifact is gone"), ConfigError("cannot be stored")])
+def test_a_job_that_would_fail_again_parks_the_learner(stage: Stage, error: Exception) -> None:
+    async def work() -> None:
+        await stage.own("learner-0", "monitor-0")
+        loop = asyncio.create_task(stage.runtime.run())
+        task = stage.task("learner-0")
+        assert isinstance(task, LearnerTask)
+        task.failure = error
+        await until(lambda: task.parked)
+        assert task.parked == str(error)
+        assert stage.runtime.ending is None
+        loop.cancel()
+
+    run(work())
+
+
+def test_any_other_failure_of_a_job_ends_the_process(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("learner-0")
+        stage.task("learner-0").failure = RuntimeError("a bug")
+        await asyncio.wait_for(stage.runtime.run(), 5)
+        await until(lambda: stage.exits)
+
+    run(work())
+    assert stage.exits == [1]
+
+
+# -- what comes in -----------------------------------------------------------------------------------------------------
+
+
+def test_a_gap_is_answered_by_seeking_back(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("monitor-0")
+        await stage.runtime.handle(Batch(tp=TP("t.scored", 0), start=5, end=9, records=[]))
+        assert stage.consumer.seeks[-1] == {TP("t.scored", 0): 0}
+
+    run(work())
+
+
+def test_what_was_read_twice_is_not_answered_by_seeking(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("monitor-0")
+        await stage.ticks(0, 3)
+        seeks = len(stage.consumer.seeks)
+        await stage.runtime.handle(stage.broker.batch("t.scored", 0, 2))
+        assert len(stage.consumer.seeks) == seeks
+        assert stage.task("monitor-0").position(TP("t.scored", 0)) == 3
+
+    run(work())
+
+
+def test_a_seek_that_fails_since_the_partition_was_taken_away_is_no_failure(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("monitor-0")
+        stage.consumer.seek_error = IllegalStateError("no current assignment")
+        await stage.runtime.handle(Batch(tp=TP("t.scored", 0), start=5, end=9, records=[]))
+        await stage.runtime.revoke()
+        stage.consumer.seek_error = AssertionError("not to be asked between two assignments")
+        await stage.runtime.handle(Batch(tp=TP("t.scored", 0), start=5, end=9, records=[]))
+
+    run(work())
+    assert stage.exits == []
+
+
+def test_a_bug_ends_the_process_and_names_topic_partition_and_offsets(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work() -> None:
+        await stage.own("monitor-0")
+        await stage.runtime.handle(Batch(tp=TP("t.scored", 0), start=0, end=2, records=[object()]))
+        await until(lambda: stage.exits)
+
+    run(work())
+    assert stage.exits == [1]
+    assert "t.scored[0] offsets 0 to 1" in caplog.text
+
+
+def test_the_joiner_pauses_the_input_that_runs_ahead_and_resumes_it(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("joiner-0")
+        stage.consumer.clear_proofs()
+        for number in range(3):
+            stage.broker.append("t.predictions", prediction(number, START))
+            await stage.runtime.handle(stage.broker.batch("t.predictions", number, number + 1))
+        assert stage.consumer.paused == {TP("t.predictions", 0)}
+        stage.consumer.proofs[TP("t.outcomes", 0)] = EndProof(0.0, 0)
+        loop = asyncio.create_task(stage.runtime.run())
+        await until(lambda: not stage.consumer.paused)
+        assert stage.task("joiner-0").position(TP("t.predictions", 0)) == 3
+        loop.cancel()
+
+    run(work())
+
+
+def test_batches_of_tasks_that_are_not_ours_are_left_alone(stage: Stage) -> None:
+    run(stage.runtime.handle(Batch(tp=TP("t.scored", 0), start=5, end=9, records=[])))
+    assert stage.consumer.seeks == []
+
+
+# -- how it ends -------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_commit_ends_the_process_exactly_once_and_nothing_is_committed_after_it(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("monitor-0", "monitor-1")
+        failing = stage.producer("monitor-0")
+        failing.gate.clear()
+        loop = asyncio.create_task(stage.runtime.run())
+        await until(lambda: failing.waiting)
+        await stage.ticks()
+        second = asyncio.create_task(stage.runtime._commit(stage.task("monitor-0")))
+        failing.failure = CommitFailed("no answer")
+        failing.gate.set()
+        await asyncio.gather(second, loop)
+        await until(lambda: stage.exits)
+        failing.failure = None
+        await rounds(stage)
+        assert failing.commits == []
+        await stage.runtime.handle(stage.broker.batch("t.scored", 1))
+        stage.runtime.end("again")
+        stage.runtime.stop()
+        await rounds(stage)
+
+    run(work())
+    assert stage.exits == [1]
+    assert stage.runtime.ending == "monitor-0: no answer"
+    assert stage.consumer.left
+    assert all(producer.stopped for producer in stage.broker.producers)
+
+
+def test_being_fenced_ends_the_process(stage: Stage, tmp_path: Path) -> None:
+    other = Stage(tmp_path / "other", broker=stage.broker)
+
+    async def work() -> None:
+        await stage.own("monitor-0")
+        await other.own("monitor-0")
+        await stage.ticks()
+        await asyncio.wait_for(stage.runtime.run(), 5)
+        await until(lambda: stage.exits)
+        assert stage.broker.records("t.checkpoints-monitor") == []
+
+    run(work())
+    assert stage.exits == [1]
+    assert other.exits == []
+
+
+def test_a_take_over_that_fails_ends_the_process(stage: Stage) -> None:
+    async def work() -> None:
+        made = stage.runtime.around.producer
+
+        def failing(*args: Any) -> Any:
+            producer = made(*args)
+            producer.failure = CommitFailed("start took more than 30 s")  # type: ignore[attr-defined]
+            return producer
+
+        stage.runtime.around.producer = failing
+        await stage.own("monitor-0")
+        await until(lambda: stage.exits)
+        assert stage.runtime.tasks == {}
+        assert stage.broker.producers[0].stopped
+
+    run(work())
+    assert stage.exits == [1]
+
+
+def test_a_task_that_cannot_even_be_made_ends_the_process(stage: Stage) -> None:
+    async def work() -> None:
+        def failing(*_: Any) -> Any:
+            raise ConfigError("no such thing")
+
+        stage.runtime.around.producer = failing
+        await stage.own("monitor-0", "monitor-1")
+        await until(lambda: stage.exits)
+
+    run(work())
+    assert stage.exits == [1]
+
+
+def test_stopping_commits_lets_go_and_exits_0(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+
+    async def work() -> None:
+        await stage.own("monitor-0", "monitor-1")
+        await stage.ticks(0, 2)
+        stage.runtime.stop()
+        stage.runtime.stop()
+        await until(lambda: stage.exits)
+        await rounds(stage)
+
+    run(work())
+    assert stage.exits == [0]
+    assert stage.position("monitor-0") == 2
+    assert not stage.consumer.flows
+    assert stage.consumer.left
+    assert stage.consumer.group == {TP("t.scored", 0): 2, TP("t.scored", 1): 0}
+    assert all(producer.stopped for producer in stage.broker.producers)
+    assert "final checkpoints written: monitor-0, monitor-1" in caplog.text
+
+
+def test_the_commit_loop_does_not_meet_a_producer_that_stopping_has_closed(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("joiner-0", "monitor-0")
+        loop = asyncio.create_task(stage.runtime.run())
+        await until(lambda: stage.checkpoints("monitor-0") and stage.checkpoints("joiner-0"))
+        stage.bench.clock.now += 5  # the joiner's tick is due: its last commit is slow
+        slow = stage.producer("joiner-0")
+        slow.gate.clear()
+        stage.runtime.stop()
+        await until(lambda: slow.waiting)
+        await stage.ticks()
+        await rounds(stage)
+        slow.gate.set()
+        await until(lambda: stage.exits)
+        await loop
+
+    run(work())
+    assert stage.exits == [0]
+
+
+def test_a_commit_that_fails_while_stopping_exits_1(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("monitor-0", "monitor-1")
+        stage.producer("monitor-0").failure = CommitFailed("no answer")
+        stage.runtime.stop()
+        await until(lambda: stage.exits)
+
+    run(work())
+    assert stage.exits == [1]
+    assert stage.consumer.left
+
+
+def test_stopping_before_anything_was_assigned_exits_0(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    stage.runtime._consumer = None
+
+    async def work() -> None:
+        stage.runtime.stop()
+        await until(lambda: stage.exits)
+
+    run(work())
+    assert stage.exits == [0]
+
+
+def test_stopping_while_tasks_are_taken_over_exits_0(stage: Stage) -> None:
+    async def work() -> None:
+        stage.broker.holds = True
+        assigning = asyncio.create_task(stage.runtime.assign({TP("t.scored", 0)}))
+        await until(lambda: stage.broker.producers)
+        stage.runtime.stop()
+        await until(lambda: stage.exits)
+        await assigning
+        assert not stage.runtime.ready
+
+    run(work())
+    assert stage.exits == [0]
+    assert stage.broker.producers[0].stopped
+
+
+def test_stopping_in_the_middle_of_revoking_waits_for_its_commits(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("monitor-0")
+        producer = stage.producer("monitor-0")
+        producer.gate.clear()
+        revoking = asyncio.create_task(stage.runtime.revoke())
+        await until(lambda: producer.waiting)
+        stage.runtime.stop()
+        await rounds(stage)
+        assert stage.exits == []
+        producer.gate.set()
+        await revoking
+        await until(lambda: stage.exits)
+
+    run(work())
+    assert stage.exits == [0]
+    assert stage.checkpoints("monitor-0") == 1
+
+
+# -- a task that does not move -----------------------------------------------------------------------------------------
+
+
+def behind(stage: Stage, topic: str = "t.scored") -> None:
+    """Append a record that nobody hands over."""
+    stage.broker.append(topic, encode_scored(Tick(partition=0, log_time=START)))
+
+
+async def watched(stage: Stage, seconds: float) -> None:
+    """Let the commit loop go round at every so many seconds, for long enough to see a stuck task."""
+    for _ in range(int(2 * STUCK_AFTER / seconds) + 1):
+        stage.bench.clock.now += seconds
+        await rounds(stage, 3)
+
+
+def test_a_task_with_lag_that_does_not_move_ends_the_process(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("monitor-0")
+        behind(stage)
+        loop = asyncio.create_task(stage.runtime.run())
+        await watched(stage, 10)
+        await until(lambda: stage.exits)
+        await loop
+
+    run(work())
+    assert stage.exits == [1]
+    assert "no progress for 60 s" in str(stage.runtime.ending)
+
+
+def test_ticks_alone_are_no_progress_of_a_joiner(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("joiner-0")
+        behind(stage, "t.predictions")
+        loop = asyncio.create_task(stage.runtime.run())
+        await watched(stage, 10)
+        assert stage.checkpoints("joiner-0") > 3
+        await until(lambda: stage.exits)
+        await loop
+
+    run(work())
+    assert stage.exits == [1]
+
+
+def test_a_record_after_a_long_silence_is_no_reason_to_end(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("learner-0", "monitor-0")
+        loop = asyncio.create_task(stage.runtime.run())
+        await rounds(stage)
+        stage.bench.clock.now += 3600
+        await rounds(stage)
+        behind(stage)
+        stage.broker.append("t.retrain", request())
+        await rounds(stage)
+        assert stage.runtime.ending is None
+        loop.cancel()
+
+    run(work())
+
+
+def test_a_joiner_that_waits_for_its_other_input_is_not_stuck(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("joiner-0")
+        stage.consumer.clear_proofs()
+        for number in range(3):
+            stage.broker.append("t.predictions", prediction(number, START))
+        await stage.runtime.handle(stage.broker.batch("t.predictions", 0, 1))
+        loop = asyncio.create_task(stage.runtime.run())
+        await watched(stage, 10)
+        assert isinstance(stage.task("joiner-0"), JoinerTask)
+        assert stage.runtime.ending is None
+        loop.cancel()
+
+    run(work())
+
+
+def test_a_long_rebalance_does_not_count_as_standing_still(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("monitor-0")
+        loop = asyncio.create_task(stage.runtime.run())
+        await rounds(stage)
+        await stage.runtime.revoke()
+        behind(stage)
+        stage.bench.clock.now += 10 * STUCK_AFTER
+        await stage.own("monitor-0")
+        await rounds(stage)
+        assert stage.runtime.ending is None
+        loop.cancel()
+
+    run(work())
+
+
+# -- the group's own positions -----------------------------------------------------------------------------------------
+
+
+def test_a_task_that_never_committed_does_not_count_as_having_worked(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("monitor-0")
+        await stage.runtime.commit_group()
+        assert stage.consumer.group == {}
+
+    run(work())
+
+
+def test_an_empty_checkpoint_of_a_group_that_has_worked_parks_the_task(stage: Stage) -> None:
+    stage.consumer.group = {TP("t.scored", 0): 7}
+
+    async def work() -> None:
+        await stage.own("monitor-0")
+        assert "holds no checkpoint" in stage.task("monitor-0").parked
+
+    run(work())
+
+
+def test_a_store_of_models_that_no_driver_knows_is_refused_at_once(tmp_path: Path) -> None:
+    config = replace(Bench(tmp_path).config, artifacts="nosuch://bucket")
+    with pytest.raises(ConfigError, match="STREAMAPP_ARTIFACTS: nosuch://bucket"):
+        Runtime(config, Settings(), ROLES)
+    Runtime(config, Settings(), ("joiner", "monitor"))
