@@ -17,13 +17,13 @@ from docs.samples import REASON_SAMPLES, error_text, example, scored_lines, summ
 from streamapp.catalogue import FAMILIES
 from streamapp.cli import app
 from streamapp.config import VARIABLES
-from streamapp.core.alarm import State
 from streamapp.core.baselines import DEFAULTS as BASELINES
+from streamapp.core.detection.alarm import State
 from streamapp.core.drift import DETECTORS
+from streamapp.core.joining.tally import STATUSES
 from streamapp.core.losses import LOSSES
 from streamapp.core.scores import scores_of
 from streamapp.core.settings import Assume, LearnerSettings, ModelSettings, RetrainSettings, Seconds, Settings
-from streamapp.core.tally import STATUSES
 from streamapp.exposition import DELAY_BOUNDS, LATENCY_BOUNDS
 from streamapp.modelsfile import Comparison, Review, notes
 from streamapp.stream import codec

@@ -293,7 +293,7 @@ def _detector(spec: str | Mapping[str, Any], settings: ModelSettings, where: str
 
 def _estimator(settings: ModelSettings, where: str) -> None:
     """Refuse estimators that River does not have, or that do not take their parameters."""
-    from streamapp.core.learned import build_estimator  # loads River likewise
+    from streamapp.core.learning.learned import build_estimator  # loads River likewise
 
     tasks = (settings.task,) if settings.task is not None else get_args(Task)
     errors = []

@@ -18,7 +18,7 @@ from streamapp.child import Child
 from streamapp.commands.status import fetch
 from streamapp.config import ProcessConfig
 from streamapp.core.events import ModelUpdate, Prediction
-from streamapp.core.intake import InputBatch
+from streamapp.core.joining.intake import InputBatch
 from streamapp.core.pickling import loads
 from streamapp.core.settings import Settings
 from streamapp.embedded import EmbeddedBroker

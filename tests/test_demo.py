@@ -9,7 +9,7 @@ import pytest
 
 import streamapp
 from streamapp.core.events import Outcome, Prediction
-from streamapp.core.learned import LearnedModel
+from streamapp.core.learning.learned import LearnedModel
 from streamapp.core.settings import Settings
 from streamapp.demo import CHANGE_AT, Told, now
 from streamapp.modelsfile import load_models

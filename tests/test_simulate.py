@@ -15,7 +15,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from streamapp.artifacts import ArtifactStore
 from streamapp.core.events import ModelUpdate, Outcome, Prediction, UpdateMetrics
-from streamapp.core.learned import LearnedModel
+from streamapp.core.learning.learned import LearnedModel
 from streamapp.core.pickling import dumps
 from streamapp.core.settings import ModelSettings
 from streamapp.errors import ConfigError, StreamappError

@@ -8,10 +8,10 @@ import numpy as np
 from msgspec import Struct
 
 from streamapp.core.events import Floats, Hashes, Names
-from streamapp.core.judging import Classes
-from streamapp.core.known import Known
 from streamapp.core.losses import ANSWER, COLUMNS, HARD, LOG, SCORE, SOFT, TRUTH, fill, label_word
-from streamapp.core.series import Series
+from streamapp.core.monitoring.judging import Classes
+from streamapp.core.monitoring.known import Known
+from streamapp.core.monitoring.series import Series
 from streamapp.core.settings import Label, ModelSettings, Task
 from streamapp.errors import ConfigError
 

@@ -13,8 +13,8 @@ from river import drift
 from river.drift import binary
 
 from streamapp.core import pickling
-from streamapp.core.alarm import Alarm, Detector, State
-from streamapp.core.esr import EDetector
+from streamapp.core.detection.alarm import Alarm, Detector, State
+from streamapp.core.detection.esr import EDetector
 from streamapp.core.events import Floats
 from streamapp.core.settings import ModelSettings
 from streamapp.errors import CheckpointError, ConfigError

@@ -14,10 +14,10 @@ import numpy as np
 
 from streamapp.core.events import Arrivals, DeadLetter, ScoredBatch
 from streamapp.core.hashing import partitions as partitions_of
-from streamapp.core.intake import InputBatch, Intake
-from streamapp.core.joinstate import JoinCheckpoint
-from streamapp.core.matching import Matching
-from streamapp.core.rejoin import Rejoin
+from streamapp.core.joining.intake import InputBatch, Intake
+from streamapp.core.joining.joinstate import JoinCheckpoint
+from streamapp.core.joining.matching import Matching
+from streamapp.core.joining.rejoin import Rejoin
 from streamapp.core.settings import Settings
 from streamapp.errors import DecodeError
 
@@ -35,7 +35,7 @@ class JoinOutput:
     dead_letters: tuple[DeadLetter, ...]
     """In the order in which they were settled; ``topic`` is ``predictions`` or ``outcomes``."""
     counts: dict[tuple[str, str], int]
-    """(topic, status): see :data:`streamapp.core.tally.STATUSES`; no zeros."""
+    """(topic, status): see :data:`streamapp.core.joining.tally.STATUSES`; no zeros."""
     rejected: dict[tuple[str, str], int]
     """(topic, reason); no zeros."""
     state: dict[bytes, bytes | None]

@@ -10,7 +10,7 @@ import numpy as np
 
 from streamapp.core import pickling
 from streamapp.core.events import RetrainRequest, ScoredBatch, Verdict
-from streamapp.core.learned import LearnedModel, Value, build_estimator
+from streamapp.core.learning.learned import LearnedModel, Value, build_estimator
 from streamapp.core.losses import choose_loss, loss_of
 from streamapp.core.settings import Label, Loss, ModelSettings, Task
 from streamapp.errors import CheckpointError, ConfigError, DecodeError

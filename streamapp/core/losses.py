@@ -1,6 +1,6 @@
 """What an answer lost: how far it was from its outcome, by task and loss.
 
-:mod:`streamapp.core.judging` judges whole batches (its ``losses`` gives one number per row of a batch). Each becomes a
+:mod:`streamapp.core.monitoring.judging` judges whole batches (its ``losses`` gives one number per row). Each becomes a
 *block*: one row of floats per column below, nan where a column does not apply.
 """
 
@@ -120,7 +120,9 @@ def loss_of(
     prediction: Label | None = None,
     scores: float | Mapping[str, float] | None = None,
 ) -> float:
-    """Return what one answer lost, as :func:`streamapp.core.judging.judge` has it; nan where it has no such loss.
+    """Return what one answer lost; nan where it has no such loss.
+
+    The same as :func:`streamapp.core.monitoring.judging.judge` has it for whole batches.
 
     Args:
         loss: One that the task has.

@@ -7,10 +7,10 @@ from urllib.parse import quote, unquote
 import msgspec
 from msgspec import Struct
 
-from streamapp.core.clock import Clock
 from streamapp.core.events import Arrivals, Position, RetrainRequest, Scored, ScoredBatch, Signal, Tick
-from streamapp.core.model import ModelMonitor
-from streamapp.core.naming import Naming, digest
+from streamapp.core.monitoring.clock import Clock
+from streamapp.core.monitoring.model import ModelMonitor
+from streamapp.core.monitoring.naming import Naming, digest
 from streamapp.core.report import ModelReport
 from streamapp.core.settings import Settings
 from streamapp.errors import CheckpointError

@@ -36,7 +36,7 @@ CLASSES = frozenset(
     | {f"collections.{name}" for name in ("Counter", "OrderedDict", "defaultdict", "deque")}
     | {f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")}
     | {"numpy.ndarray", "numpy.random._mt19937.MT19937"}
-    | {"streamapp.core.learned.LearnedModel"}
+    | {"streamapp.core.learning.learned.LearnedModel"}
 )
 """Classes outside River that may be made."""
 

@@ -11,10 +11,10 @@ from typing import Final, Self
 import msgspec
 import numpy as np
 
-from streamapp.core import packing
 from streamapp.core.events import Floats, Ints
 from streamapp.core.losses import ANSWER, COLUMN, HARD, LOSSES, OWN, SCORE, TRUTH
-from streamapp.core.ranking import Ranking
+from streamapp.core.monitoring import packing
+from streamapp.core.monitoring.ranking import Ranking
 from streamapp.core.settings import Loss, Task
 
 BINS: Final = 10

@@ -14,7 +14,7 @@ from streamapp.address import unreachable
 from streamapp.artifacts import ArtifactStore
 from streamapp.client import EventPublisher
 from streamapp.core.events import ModelUpdate
-from streamapp.core.learned import LearnedModel
+from streamapp.core.learning.learned import LearnedModel
 from streamapp.errors import StreamappError
 from streamapp.simulation.models import Answering
 from streamapp.simulation.stream import Simulation

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamapp.core import known as known_module
 from streamapp.core.baselines import plan
 from streamapp.core.events import Position
-from streamapp.core.known import PAGE, Known
 from streamapp.core.monitor import Monitor
-from streamapp.core.series import Series
+from streamapp.core.monitoring import known as known_module
+from streamapp.core.monitoring.known import PAGE, Known
+from streamapp.core.monitoring.series import Series
 from streamapp.core.settings import ModelSettings, Settings
 from streamapp.errors import ConfigError
 from tests.core.rows import Row, batch
@@ -159,8 +159,8 @@ def test_baselines_of_two_classes_know_what_was_known_then(rows, sizes):
     loss = {
         "error": lambda p, row: float((p >= 0.5) != row.outcome),
         "brier": lambda p, row: (p - row.outcome) ** 2,
-        "log_loss": lambda p, row: -math.log(
-            min(max(p if row.outcome else 1 - p, np.finfo(float).eps), 1 - np.finfo(float).eps)
+        "log_loss": lambda p, row: (
+            -math.log(min(max(p if row.outcome else 1 - p, np.finfo(float).eps), 1 - np.finfo(float).eps))
         ),
     }
     check(rows, BINARY, answers, loss, sizes)

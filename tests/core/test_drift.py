@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from river import drift
 from river.drift import binary
 
+from streamapp.core.detection.esr import BETS
+from streamapp.core.detection.loss_reference import LossReference
 from streamapp.core.drift import DETECTORS, Alarm, Detector, EDetector, build, restore
-from streamapp.core.esr import BETS
 from streamapp.core.events import Floats
-from streamapp.core.loss_reference import LossReference
 from streamapp.core.settings import ModelSettings, Seconds
 from streamapp.errors import CheckpointError, ConfigError
 

@@ -11,8 +11,8 @@ from river import datasets
 
 from streamapp.core import pickling
 from streamapp.core.events import BeforeAfter, RetrainRequest, ScoredBatch, ScoredRange, Verdict, Window
-from streamapp.core.learned import INPUTS, LearnedModel
 from streamapp.core.learner import Learner, LearnResult, decode_features, seed_of
+from streamapp.core.learning.learned import INPUTS, LearnedModel
 from streamapp.core.settings import LearnerSettings, ModelSettings, Task
 from streamapp.errors import ConfigError, DecodeError
 from tests.core.rows import Row, batch

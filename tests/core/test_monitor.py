@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamapp.core import quantiles
-from streamapp.core.clock import Clock
 from streamapp.core.events import Arrivals, GroupArrivals, Position, RetrainRequest, Signal, Tick, Verdict
 from streamapp.core.monitor import Monitor
+from streamapp.core.monitoring.clock import Clock
 from streamapp.core.settings import ModelSettings, RetrainSettings, Settings
 from streamapp.errors import CheckpointError
 from tests.core.rows import Row, batch, part

@@ -33,7 +33,7 @@ from river.drift import binary
 from river.utils import math as river_math
 
 from streamapp.core import pickling
-from streamapp.core.learned import LearnedModel
+from streamapp.core.learning.learned import LearnedModel
 from streamapp.core.settings import ModelSettings
 from streamapp.errors import CheckpointError
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
-from streamapp.core.judging import Classes, judge, losses
 from streamapp.core.losses import choose_loss, infer_task, loss_of
-from streamapp.core.ranking import BUFFER, POINTS, Ranking
+from streamapp.core.monitoring.judging import Classes, judge, losses
+from streamapp.core.monitoring.ranking import BUFFER, POINTS, Ranking
 from streamapp.core.scores import Scores, restore, scores_of
 from streamapp.core.settings import Loss, ModelSettings, Task
 from tests.core.rows import Row, batch, part

@@ -63,7 +63,7 @@ class Broker:
     def __init__(self) -> None:
         self.logs: dict[tuple[str, int], list[Stored]] = {}
         self.starts: dict[tuple[str, int], int] = {}
-        self.owners: dict[str, "MemoryProducer"] = {}
+        self.owners: dict[str, MemoryProducer] = {}
         self.producers: list[MemoryProducer] = []
         self.clock = Clock(START)
         self.holds = False
@@ -264,7 +264,12 @@ class Bench:
     def config(self) -> ProcessConfig:
         options = {"partitions": 1, "scored_partitions": 1, **self.options}
         return ProcessConfig(
-            topic_prefix="t.", group_id="t", web_port=0, data=self.folder, artifacts=str(self.folder / "store"), **options
+            topic_prefix="t.",
+            group_id="t",
+            web_port=0,
+            data=self.folder,
+            artifacts=str(self.folder / "store"),
+            **options,
         )
 
     def around(self) -> Surroundings:
@@ -310,5 +315,3 @@ def error_of(work: Coroutine[Any, Any, Any]) -> BaseException:
     except Exception as error:
         return error
     raise AssertionError("nothing was raised")
-
-

@@ -144,7 +144,9 @@ def test_a_position_that_retention_overtook_is_refused_with_the_way_out() -> Non
     broker = log(9)
     write(broker, Checkpoint(TOPIC, 0), {}, applied(broker, 3))
     broker.drop_before(INPUT.topic, 4)
-    with pytest.raises(CheckpointError, match=r"position 3 .* is gone, the log now starts at 4.*; restore the topic, or"):
+    with pytest.raises(
+        CheckpointError, match=r"position 3 .* is gone, the log now starts at 4.*; restore the topic, or"
+    ):
         run(verify(broker))
 
 

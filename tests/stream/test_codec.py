@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamapp.core import columns
 from streamapp.core.events import (
     Arrivals,
     Artifact,
@@ -28,6 +27,7 @@ from streamapp.core.events import (
     Verdict,
     Window,
 )
+from streamapp.core.joining import columns
 from streamapp.errors import DecodeError
 from streamapp.stream import codec
 from streamapp.stream.codec import (

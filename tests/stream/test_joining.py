@@ -347,7 +347,7 @@ def test_arrivals_of_very_many_groups_are_cut_into_messages_that_fit() -> None:
         GroupArrivals(
             group=f"{number:0256d}",
             predictions=number,
-            latency={bin: 1 << 40 for bin in range(10)},
+            latency=dict.fromkeys(range(10), 1 << 40),
             latency_sum=float(number),
             scores=dict.fromkeys(range(10), 1 << 40),
         )

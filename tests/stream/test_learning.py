@@ -22,7 +22,7 @@ from streamapp.core.events import (
     Tick,
     Window,
 )
-from streamapp.core.learned import LearnedModel
+from streamapp.core.learning.learned import LearnedModel
 from streamapp.core.settings import LearnerSettings, ModelSettings, Settings
 from streamapp.errors import CheckpointError
 from streamapp.stream.codec import encode_event, encode_scored
@@ -117,7 +117,12 @@ def test_a_request_is_answered_with_a_model_that_can_be_fetched(bench: Bench) ->
     async def work() -> LearnerTask:
         task = await opened(bench)
         (update,) = await answers(bench, task)
-        assert (update.id, update.request, update.status, update.version) == ("r1-update", "r1", "accepted", "learned-1")
+        assert (update.id, update.request, update.status, update.version) == (
+            "r1-update",
+            "r1",
+            "accepted",
+            "learned-1",
+        )
         assert update.parent is None
         assert update.artifact is not None
         LearnedModel.load(ArtifactStore(bench.config.artifacts).get(update.artifact))

@@ -169,4 +169,3 @@ def test_a_worker_with_all_roles_is_one_process_with_the_environment_as_it_is(tm
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 0
     assert "STREAMAPP_ONLY" not in (tmp_path / "env").read_text()
-

@@ -7,9 +7,9 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from streamapp.core.alarm import Alarm, State
+from streamapp.core.detection.alarm import Alarm, State
+from streamapp.core.detection.loss_reference import LossReference, Normal, Sums
 from streamapp.core.events import Floats, Ints
-from streamapp.core.loss_reference import LossReference, Normal, Sums
 from streamapp.core.settings import ModelSettings
 from streamapp.errors import CheckpointError
 
@@ -149,7 +149,7 @@ class EDetector:
     reaches ``budget`` gives a mean run length of at least ``budget`` rows between false alarms, whatever the
     distribution (Shin, Ramdas, Rinaldo: E-detectors: a nonparametric framework for sequential change detection,
     arXiv:2203.03532). m is the upper bound of
-    :class:`~streamapp.core.loss_reference.LossReference`; the promise holds as far as that bound does.
+    :class:`~streamapp.core.detection.loss_reference.LossReference`; the promise holds as far as that bound does.
 
     Where the reference shows correlated losses, the means of 16 or 64 rows are tested instead, against ``budget``
     divided by as many.

@@ -6,10 +6,11 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from streamapp.core import drift, packing
-from streamapp.core.alarm import Alarm, Detector
+from streamapp.core import drift
+from streamapp.core.detection.alarm import Alarm, Detector
 from streamapp.core.events import Floats, Ints
 from streamapp.core.losses import unit
+from streamapp.core.monitoring import packing
 from streamapp.core.report import DetectorReport
 from streamapp.core.settings import Loss, ModelSettings, Task
 
@@ -150,9 +151,7 @@ class Watch:
         found.sort(key=lambda finding: finding.alarm.row)
         return found
 
-    def _finding(
-        self, alarm: Alarm, detector: str, before: int, times: Floats, rows: Ints, scale: float
-    ) -> Finding:
+    def _finding(self, alarm: Alarm, detector: str, before: int, times: Floats, rows: Ints, scale: float) -> Finding:
         start = max(before + alarm.row + 1 - alarm.rows, 0)
         since = next((time for count, time in reversed(self._marks) if count <= start), float(times[alarm.row]))
         return Finding(

@@ -7,8 +7,8 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from streamapp.core import packing
 from streamapp.core.events import Floats, Hashes, Ints
+from streamapp.core.monitoring import packing
 from streamapp.errors import CheckpointError
 
 CAPACITY: Final = 262_144

@@ -7,7 +7,7 @@ from math import inf
 from msgspec import Struct
 
 from streamapp.core.events import Prediction
-from streamapp.core.groups import Group
+from streamapp.core.joining.groups import Group
 
 GONE = Prediction(prediction_id="", model="", ts=0.0)
 """Stands where a prediction was."""

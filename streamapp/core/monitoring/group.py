@@ -6,20 +6,21 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from streamapp.core import packing, quantiles, scores
+from streamapp.core import quantiles, scores
 from streamapp.core.baselines import Baseline
-from streamapp.core.contest import Contest
 from streamapp.core.events import Bytes, Floats, GroupArrivals, Ints, Names, Verdict
-from streamapp.core.judging import REASONS
 from streamapp.core.losses import HARD, OWN
+from streamapp.core.monitoring import packing
+from streamapp.core.monitoring.contest import Contest
+from streamapp.core.monitoring.judging import REASONS
+from streamapp.core.monitoring.versions import Stretch, Versions
+from streamapp.core.monitoring.watch import Finding, Watch
+from streamapp.core.monitoring.window import Window
 from streamapp.core.quantiles import quantile
 from streamapp.core.report import GroupReport
 from streamapp.core.retrain import RetrainPolicy
 from streamapp.core.scores import BinaryScores, Scores
 from streamapp.core.settings import Loss, ModelSettings, Task
-from streamapp.core.versions import Stretch, Versions
-from streamapp.core.watch import Finding, Watch
-from streamapp.core.window import Window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

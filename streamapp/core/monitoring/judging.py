@@ -101,9 +101,7 @@ def losses(batch: ScoredBatch, task: Task, loss: Loss, settings: ModelSettings) 
     return result
 
 
-def _judge_binary(
-    batch: ScoredBatch, rows: Ints | None, settings: ModelSettings, block: Floats, reason: Bytes
-) -> None:
+def _judge_binary(batch: ScoredBatch, rows: Ints | None, settings: ModelSettings, block: Floats, reason: Bytes) -> None:
     truth = _positive(batch.outcome, rows, settings.positive)
     answer = _positive(batch.prediction, rows, settings.positive)
     score = batch.score if rows is None else batch.score[rows]

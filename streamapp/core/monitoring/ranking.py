@@ -5,8 +5,8 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from streamapp.core import packing
 from streamapp.core.events import Bytes, Floats, Ints
+from streamapp.core.monitoring import packing
 
 POINTS: Final = 4096
 """Distinct scores kept apart; beyond, neighbours are joined."""

@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from math import inf
 
-from streamapp.core.columns import NO_OUTCOME, ModelRows, Row
-from streamapp.core.deadlines import GONE, Deadlines, Pending
-from streamapp.core.early import Early, EarlyOutcomes
 from streamapp.core.events import DeadLetter, Outcome, Prediction, Verdict
-from streamapp.core.groups import Group
-from streamapp.core.intake import Record
-from streamapp.core.pages import Pages
-from streamapp.core.remembered import Remembered, Resolved
+from streamapp.core.joining.columns import NO_OUTCOME, ModelRows, Row
+from streamapp.core.joining.deadlines import GONE, Deadlines, Pending
+from streamapp.core.joining.early import Early, EarlyOutcomes
+from streamapp.core.joining.groups import Group
+from streamapp.core.joining.intake import Record
+from streamapp.core.joining.pages import Pages
+from streamapp.core.joining.remembered import Remembered, Resolved
+from streamapp.core.joining.tally import Tally
 from streamapp.core.settings import Label, Settings
-from streamapp.core.tally import Tally
 from streamapp.errors import DecodeError
 
 FUTURE = 300.0

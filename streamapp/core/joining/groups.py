@@ -2,7 +2,7 @@
 
 from math import inf
 
-from streamapp.core.columns import GroupArrived, ModelRows
+from streamapp.core.joining.columns import GroupArrived, ModelRows
 from streamapp.core.settings import Assume, Label, Settings
 
 

@@ -14,14 +14,14 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from streamapp.core import packing
 from streamapp.core.events import ScoredBatch, Verdict
-from streamapp.core.groups import Group
-from streamapp.core.intake import Intake
-from streamapp.core.matching import Matching
-from streamapp.core.pages import Pages
-from streamapp.core.remembered import Resolved
-from streamapp.core.tally import Tally
+from streamapp.core.joining.groups import Group
+from streamapp.core.joining.intake import Intake
+from streamapp.core.joining.matching import Matching
+from streamapp.core.joining.pages import Pages
+from streamapp.core.joining.remembered import Resolved
+from streamapp.core.joining.tally import Tally
+from streamapp.core.monitoring import packing
 from streamapp.errors import CheckpointError
 
 FORMAT = 1

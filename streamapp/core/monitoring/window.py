@@ -3,9 +3,9 @@
 import msgspec
 import numpy as np
 
-from streamapp.core import packing
 from streamapp.core.events import Floats
 from streamapp.core.losses import ANSWER, COLUMNS, OWN, SCORE, SOFT, TRUTH, fill
+from streamapp.core.monitoring import packing
 from streamapp.core.settings import Task
 
 _STORED = (TRUTH, ANSWER, SCORE, SOFT, OWN)

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from streamapp.core import packing
 from streamapp.core.baselines import LOSSES, Baseline
 from streamapp.core.events import Floats
 from streamapp.core.losses import COLUMN, HARD
 from streamapp.core.losses import LOSSES as LOSSES_OF
+from streamapp.core.monitoring import packing
 from streamapp.core.scores import ratio
 from streamapp.core.settings import Loss, Task
 

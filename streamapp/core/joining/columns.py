@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from streamapp.core import quantiles
-from streamapp.core.accumulators import ByteColumn, FloatColumn, IntColumn, LabelColumn, NameColumn, ScoreColumn
 from streamapp.core.events import SOURCES, GroupArrivals, Hashes, Outcome, Prediction, ScoredBatch
 from streamapp.core.hashing import hash64
+from streamapp.core.joining.accumulators import ByteColumn, FloatColumn, IntColumn, LabelColumn, NameColumn, ScoreColumn
 
 Row = tuple[Prediction, int, float, int, Outcome, int, float]
 """Prediction, its offset and log time, verdict, outcome, its offset and log time."""

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-from streamapp.core import columns
-from streamapp.core.early import Early
 from streamapp.core.events import Outcome, Prediction, Verdict
-from streamapp.core.intake import InputBatch, Intake
-from streamapp.core.matching import Matching
-from streamapp.core.remembered import Resolved
+from streamapp.core.joining import columns
+from streamapp.core.joining.early import Early
+from streamapp.core.joining.intake import InputBatch, Intake
+from streamapp.core.joining.matching import Matching
+from streamapp.core.joining.remembered import Resolved
 from streamapp.errors import CheckpointError
 
 

@@ -11,7 +11,6 @@ from msgspec import Struct
 
 from streamapp.core import quantiles
 from streamapp.core.baselines import Asked, Baselines
-from streamapp.core.clock import Clock
 from streamapp.core.events import (
     SOURCES,
     Arrivals,
@@ -25,13 +24,14 @@ from streamapp.core.events import (
     Signal,
     Verdict,
 )
-from streamapp.core.group import LOWEST_BIN, Complaint, Group, Rows
-from streamapp.core.judging import Classes, Judged, judge
 from streamapp.core.losses import ANSWER, TRUTH, choose_loss, configured, infer_task
-from streamapp.core.naming import Naming
+from streamapp.core.monitoring.clock import Clock
+from streamapp.core.monitoring.group import LOWEST_BIN, Complaint, Group, Rows
+from streamapp.core.monitoring.judging import Classes, Judged, judge
+from streamapp.core.monitoring.naming import Naming
+from streamapp.core.monitoring.watch import Finding
 from streamapp.core.report import ModelReport
 from streamapp.core.settings import ModelSettings, Task
-from streamapp.core.watch import Finding
 from streamapp.errors import CheckpointError
 
 SLACK = 60.0

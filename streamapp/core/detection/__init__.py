@@ -1,0 +1,1 @@
+"""Parts of drift detection: alarms, the e-detector, its reference."""

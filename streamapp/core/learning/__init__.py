@@ -1,0 +1,1 @@
+"""Parts of the learner: the model that is learned."""

@@ -1,0 +1,1 @@
+"""Parts of the monitor: one model, its groups, what was known when."""

@@ -1,0 +1,148 @@
+"""What a worker shows of itself is what its tasks are, and readiness never flatters."""
+
+import json
+import urllib.request
+from pathlib import Path
+
+import pytest
+from faust.types import TP
+
+from streamapp.core.events import Tick
+from streamapp.stream.codec import encode_scored
+from streamapp.stream.transport import EndProof
+from streamapp.stream.view import KEEPS_UP, View, readiness, snapshot, summary
+from streamapp.web.server import Readiness
+from tests.core.rows import Row, batch
+from tests.stream.doubles import START, commit, prediction, run
+from tests.stream.stage import Stage
+
+WAITING = Readiness(ready=False, reason="missing topics: t.scored")
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path)
+
+
+def ready(stage: Stage) -> Readiness:
+    return readiness(stage.runtime, WAITING)
+
+
+def test_a_worker_is_ready_when_it_owns_its_tasks_and_keeps_up(stage: Stage) -> None:
+    assert ready(stage) is WAITING
+    run(stage.own("joiner-0", "monitor-1"))
+    assert ready(stage) == Readiness(ready=True, details={"tasks": ["joiner-0", "monitor-1"]})
+
+
+def test_between_two_assignments_it_is_not_ready(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("monitor-0")
+        await stage.runtime.revoke()
+
+    run(work())
+    assert readiness(stage.runtime, Readiness(ready=True)).reason == "partitions to be assigned"
+
+
+def test_a_parked_task_is_named_with_its_reason(stage: Stage) -> None:
+    stage.broker.append("t.checkpoints-monitor", b"x", key=b"meta")
+    run(stage.own("monitor-0", "monitor-1"))
+    found = ready(stage)
+    assert (found.ready, found.reason) == (False, "tasks are parked")
+    assert list(found.details) == ["monitor-0"]
+    assert "it is damaged" in found.details["monitor-0"]
+    assert snapshot(stage.runtime).parked == {("monitor", 0): "checkpoint"}
+
+
+def test_lag_without_progress_is_not_ready(stage: Stage) -> None:
+    run(stage.own("monitor-0", "monitor-1"))
+    stage.broker.append("t.scored", encode_scored(Tick(partition=0, log_time=START)))
+    stage.bench.clock.now += KEEPS_UP
+    assert ready(stage).ready
+    stage.bench.clock.now += 1
+    assert ready(stage) == Readiness(ready=False, reason="no progress for 30 s", details={"tasks": ["monitor-0"]})
+
+
+def test_why_the_process_ends_is_said(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("monitor-0")
+        stage.runtime.end("the broker is gone")
+
+    run(work())
+    assert ready(stage).reason == "the broker is gone"
+
+
+def test_a_picture_that_nobody_renews_is_not_ready(stage: Stage) -> None:
+    async def work() -> View:
+        view = View(stage.runtime)
+        view.waits_for("a broker")
+        stage.bench.clock.now += 10 * KEEPS_UP
+        assert view.readiness().reason == "a broker"
+        await stage.own("monitor-0")
+        await view.refresh()
+        return view
+
+    view = run(work())
+    assert view.readiness().ready
+    stage.bench.clock.now += KEEPS_UP + 1
+    assert view.readiness() == Readiness(ready=False, reason="the worker has not moved for 31 s")
+
+
+def test_the_snapshot_has_positions_lags_and_checkpoints_of_what_runs(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("joiner-0", "monitor-0", "learner-0")
+        stage.consumer.proofs[TP("t.outcomes", 0)] = EndProof(0.0, 0)
+        stage.broker.append("t.predictions", prediction(0, START), key=b"p0", at=START)
+        await stage.runtime.handle(stage.broker.batch("t.predictions", 0))
+        await commit(stage.task("joiner-0"))
+        stage.bench.clock.now += 2
+
+    run(work())
+    found = snapshot(stage.runtime)
+    assert found.lag[TP("t.predictions", 0)] == 0
+    assert found.lag[TP("t.scored", 0)] == 1
+    assert found.pending == {0: 0}
+    assert found.checkpoint_age == {("joiner", 0): 2.0}
+    assert found.checkpoint_bytes["joiner", 0] > 0
+    assert found.parked == {}
+
+
+def test_the_summary_has_the_models_and_what_was_read(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("joiner-0", "monitor-0")
+        rows = [Row(scores=0.7, outcome=True, ts=START)]
+        stage.broker.append("t.scored", encode_scored(batch(rows)), key=b"fraud", at=START)
+        await stage.runtime.handle(stage.broker.batch("t.scored", 0))
+
+    run(work())
+    found = summary(stage.runtime)
+    assert list(found["models"]) == ["fraud"]
+    assert {"signals", "decisions", "retrain", "reviews", "model_updates", "groups"} <= set(found["models"]["fraud"])
+    assert found["events"]["predictions"] == {"read": 0, "accepted": 0, "rejected": 0, "duplicate": 0}
+    assert found["events"]["outcomes"]["waiting"] == 0
+
+
+def test_the_pages_are_served_before_there_is_a_broker(tmp_path: Path) -> None:
+    view = View(Stage(tmp_path).runtime)
+    view.start()
+    assert view.web is not None
+    try:
+        with urllib.request.urlopen(view.web.url + "/api/summary", timeout=10) as answer:
+            assert json.loads(answer.read())["models"] == {}
+    finally:
+        view.web.stop()
+
+
+def test_monitors_are_adopted_once_each(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+
+    async def work() -> None:
+        view = View(stage.runtime)
+        for _ in range(3):
+            await stage.own("monitor-0")
+            await view.refresh()
+            await view.refresh()
+            await stage.runtime.revoke()
+            await stage.own()
+            await view.refresh()
+
+    run(work())
