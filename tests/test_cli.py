@@ -49,8 +49,8 @@ def test_help_loads_no_library_that_it_does_not_need() -> None:
 
 def test_python_dash_m_is_the_same_command() -> None:
     done = subprocess.run([sys.executable, "-m", "streamapp", "check", "/none.toml"], capture_output=True, timeout=60)
-    assert done.returncode == 1
-    assert b"/none.toml: cannot be read" in done.stdout
+    assert done.returncode == 2
+    assert b"/none.toml: no such file" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -96,6 +96,11 @@ def test_a_broker_that_does_not_answer_is_named(
     monkeypatch.setenv("STREAMAPP_BROKER", NOBODY)
     assert run(*verb) == 2
     assert NOBODY in capsys.readouterr().err
+
+
+def test_check_exits_two_where_there_is_no_file_to_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("check", str(tmp_path / "none.toml")) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_check_exits_one_for_a_bad_file_and_names_the_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,13 @@ from streamapp.tables import to_json
 
 
 def run(file: Path, *, json: bool) -> int:
-    """Report on a models file, and return the exit code."""
+    """Report on a models file, and return the exit code.
+
+    Raises:
+        ConfigError: there is no such file to report on.
+    """
+    if not file.is_file():
+        raise ConfigError(f"{file}: no such file")
     try:
         settings = load_models(file)
     except ConfigError as error:

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 SAY_EVERY = 15.0
 TRY_EVERY = 1.0
-TRY_FOR = 10.0
+TRY_FOR = 3.0
 
 
 def group_of(config: ProcessConfig, roles: tuple[Role, ...]) -> str:

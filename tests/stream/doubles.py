@@ -105,7 +105,7 @@ class Broker:
         records = [r for r in self.records(topic, partition) if start <= r.offset < end]
         return Batch(tp=TP(topic, partition), start=start, end=end, records=records)
 
-    def reader(self, config: ProcessConfig) -> Any:
+    def reader(self, config: ProcessConfig | None = None) -> Any:
         return MemoryReader(self)
 
     def producer(self, config: ProcessConfig, role: str, partition: int) -> "MemoryProducer":
@@ -162,6 +162,8 @@ class MemoryProducer:
         self.commits: list[list[Record]] = []
         self.failure: Exception | None = None
         """Raised by every start and commit."""
+        self.failures: list[Exception] = []
+        """Raised by the next commits, one by each."""
         self.gate = asyncio.Event()
         """Start and commits wait for it."""
         self.gate.set()
@@ -179,6 +181,8 @@ class MemoryProducer:
         self.waiting += 1
         await self.gate.wait()
         self.waiting -= 1
+        if self.failures:
+            raise self.failures.pop(0)
         if self.failure is not None:
             raise self.failure
         assert not self.stopped
@@ -204,6 +208,9 @@ class MemoryConsumer:
         self.seeks: list[dict[TP, int]] = []
         self.seek_error: Exception | None = None
         self.group: dict[TP, int] = {}
+        self.group_gate = asyncio.Event()
+        """Commits of the group's positions wait for it."""
+        self.group_gate.set()
         self.proofs: dict[TP, EndProof] = {}
         self.flows = True
         self.left = False
@@ -235,6 +242,7 @@ class MemoryConsumer:
         return self.group.get(tp)
 
     async def commit_group(self, positions: Mapping[TP, int]) -> None:
+        await self.group_gate.wait()
         self.group |= positions
 
     def stop_flow(self) -> None:
@@ -306,12 +314,3 @@ def prediction(number: int, ts: float, **fields: Any) -> bytes:
 
 def outcome(number: int, ts: float, **fields: Any) -> bytes:
     return json(**{"prediction_id": f"p{number}", "ts": ts, "outcome": True, **fields})
-
-
-def error_of(work: Coroutine[Any, Any, Any]) -> BaseException:
-    """Return what a coroutine raises."""
-    try:
-        run(work)
-    except Exception as error:
-        return error
-    raise AssertionError("nothing was raised")

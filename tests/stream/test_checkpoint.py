@@ -25,7 +25,7 @@ def write(broker: Broker, checkpoint: Checkpoint, entries: Mapping[bytes, bytes 
 
 async def load(broker: Broker) -> tuple[Checkpoint, dict[bytes, bytes] | None]:
     checkpoint = Checkpoint(TOPIC, 0)
-    return checkpoint, await checkpoint.load(broker.reader(None))
+    return checkpoint, await checkpoint.load(broker.reader())
 
 
 @given(
@@ -107,7 +107,7 @@ def applied(broker: Broker, end: int) -> InputMark:
 async def verify(broker: Broker) -> dict[TP, InputMark]:
     checkpoint, entries = await load(broker)
     assert entries is not None
-    return await checkpoint.verify(broker.reader(None), (INPUT,))
+    return await checkpoint.verify(broker.reader(), (INPUT,))
 
 
 def log(count: int, *, word: bytes = b"value") -> Broker:

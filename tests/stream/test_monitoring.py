@@ -146,6 +146,35 @@ def test_a_dead_letter_is_not_written_again_after_a_restart(bench: Bench) -> Non
     assert [letter.value for letter in run(work())] == [b"bad", b"worse"]
 
 
+def test_models_that_did_not_fit_into_a_commit_are_brought_up_to_date_from_the_log(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    draw = random.Random(1)
+    models = [f"model-{number}" for number in range(60)]
+    for model in [*models, *models]:
+        end = bench.broker.end(SCORED.topic)
+        rows = [
+            Row(scores=draw.random(), outcome=draw.random() < 0.5, ts=START + end, id_hash=10_000 * end + i + 1)
+            for i in range(500)
+        ]
+        bench.broker.append(SCORED.topic, encode_scored(batch(rows, model=model)), key=model.encode(), at=START + end)
+
+    async def work() -> None:
+        before = await opened(bench)
+        await through(bench, before, len(models))
+        await through(bench, before, 2 * len(models))
+        after = await opened(bench)
+        assert len(models) <= after.position(SCORED) < 2 * len(models)
+        assert after.marks[SCORED].last == 2 * len(models) - 1
+        await through(bench, after, 2 * len(models))
+        assert after.monitor.summary() == before.monitor.summary()
+        assert after.monitor.report() == before.monitor.report()
+        for _ in range(4):
+            await commit(after)
+        assert (await opened(bench)).position(SCORED) == 2 * len(models)
+
+    run(work())
+
+
 def test_recent_events_and_reports_are_there_after_a_restart(bench: Bench) -> None:
     drifting(bench)
 

@@ -27,7 +27,8 @@ def signal(number: int, model: str = "m", filling: int = 0) -> Signal:
 
 @given(st.lists(st.lists(st.sampled_from(["a", "b/c", "é"]), max_size=150), max_size=4))
 def test_what_is_restored_is_the_newest_of_each_model_and_everything_else_is_left(steps: list[list[str]]) -> None:
-    recent, entries, expected = Recent("signals"), {b"other": b"x", b"recent/retrain/a": b"y"}, {}
+    recent, entries = Recent("signals"), {b"other": b"x", b"recent/retrain/a": b"y"}
+    expected: dict[str, list[str]] = {}
     for number, step in enumerate(steps):
         for place, model in enumerate(step):
             event = signal(1000 * number + place, model)

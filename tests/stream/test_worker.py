@@ -130,12 +130,12 @@ def test_the_worker_is_told_who_watches_it(tmp_path: Path) -> None:
 
 
 MAIN = """
-import sys
+import os, sys
 from streamapp.config import ProcessConfig
 from streamapp.stream.worker import main
-import os
-roles = tuple(sys.argv[1].split(","))
-sys.exit(main(ProcessConfig(web_port=int(sys.argv[2])), dict(os.environ), roles, command=("/bin/sh", "-c", sys.argv[3])))
+roles, port, script = sys.argv[1:]
+config = ProcessConfig(web_port=int(port))
+sys.exit(main(config, dict(os.environ), tuple(roles.split(",")), command=("/bin/sh", "-c", script)))
 """
 
 
