@@ -1,6 +1,7 @@
 """The Faust app around the runtime."""
 
 import asyncio
+import gc
 import logging
 import logging.config
 import os
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 BUFFERED_BATCHES = 8
 """Fetch batches of one topic that wait for its agent before fetching pauses."""
 GROUP_COMMIT_INTERVAL = 5.0
+GC_THRESHOLDS = (50_000, 20, 100)
 VIEW_INTERVAL = 1.0
 SUPERVISED = "STREAMAPP_SUPERVISED"
 """Id of the process that started this one, if this one is to end when that one has gone."""
@@ -115,6 +117,11 @@ class App(faust.App):
 
     async def on_start(self) -> None:
         """Begin to commit."""
+        # Hundreds of thousands of objects wait for their outcomes: a collector that goes through them at its usual
+        # pace took a third of the time. What is there now stays; the rest makes next to no cycles.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         await super().on_start()
         self.runtime.attach(self.consumer)
         self.add_future(self.runtime.run())

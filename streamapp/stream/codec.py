@@ -53,6 +53,8 @@ MAX_BYTES = 1_000_000
 """Longest message; what follows from it must fit into a Kafka message of the default size."""
 MAX_CLASSES = 1000
 """Most classes that ``scores`` may name."""
+MAX_CLASS_NAME = 256
+"""Characters of a class's name: every message of ``scored`` names the classes of all its rows."""
 SUM_TOLERANCE = 1e-6
 _TIME_END = 1e11
 
@@ -189,6 +191,9 @@ def _bad_scores(scores: Any) -> DecodeError | None:
     if len(scores) > MAX_CLASSES:
         text = f"expected at most {MAX_CLASSES} classes, got {len(scores)} - at `$.scores`"
         return DecodeError(text, reason="too_many_classes")
+    if scores and max(map(len, scores)) > MAX_CLASS_NAME:
+        text = f"expected names of at most {MAX_CLASS_NAME} characters, got a longer one - at `$.scores`"
+        return DecodeError(text, reason="out_of_range")
     total = sum(scores.values())
     if abs(total - 1.0) <= SUM_TOLERANCE:
         return None

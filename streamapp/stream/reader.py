@@ -40,7 +40,11 @@ class Reader:
 
     async def __aenter__(self) -> "Reader":
         """Connect."""
-        await self._consumer.start()
+        try:
+            await self._consumer.start()
+        except BaseException:
+            await self._consumer.stop()
+            raise
         return self
 
     async def __aexit__(self, *exc: object) -> None:

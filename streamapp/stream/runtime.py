@@ -38,6 +38,8 @@ TASKS: dict[Role, Callable[[int, Surroundings], Task]] = {
 }
 STUCK_AFTER = 60.0
 """Seconds with lag and without any progress after which the process ends."""
+UNASSIGNED_AFTER = 300.0
+"""Seconds without an assignment, though the group was joined, after which it ends too."""
 FINAL_COMMIT_DEADLINE = 5.0
 SHUTDOWN_DEADLINE = 10.0
 
@@ -84,6 +86,7 @@ class Runtime:
         self._exit_code = 0
         self._suspended = True
         """Between two assignments nobody knows what is ours, so nothing is committed."""
+        self._suspended_at = monotonic()
         self._shutting_down: asyncio.Task[None] | None = None
         self._leave = leave
         self._consumer: Any = None
@@ -112,6 +115,7 @@ class Runtime:
     def attach(self, consumer: Any) -> None:
         """Meet the consumer, once Faust has made it."""
         self._consumer = consumer
+        self._suspended_at = self.around.monotonic()
 
     def inputs(self, role: Role) -> list[str]:
         """Return the topics that a role reads."""
@@ -135,6 +139,7 @@ class Runtime:
                 task.clear()
             # Nothing but these last commits begins from here on; one that is under way is waited for.
             suspended, self._suspended = self._suspended, True
+            self._suspended_at = self.around.monotonic()
             if not suspended:
                 await self._commit_all(self.tasks.values(), last=True)
 
@@ -276,6 +281,8 @@ class Runtime:
             try:
                 if not self._suspended:
                     await self._round()
+                else:
+                    self._watch_assignment()
             except Exception as error:
                 self.end(f"the commit loop failed: {error!r}", error)
 
@@ -330,6 +337,14 @@ class Runtime:
             elif now - task.progressed > STUCK_AFTER:
                 self.end(f"{task}: {lag} records behind and no progress for {STUCK_AFTER:g} s")
                 return
+
+    def _watch_assignment(self) -> None:
+        """End the process when no assignment follows a revocation; taking tasks over may take its time."""
+        now = self.around.monotonic()
+        if self._shutting_down is not None or (self._opening is not None and not self._opening.done()):
+            self._suspended_at = now
+        elif now - self._suspended_at > UNASSIGNED_AFTER:
+            self.end(f"nothing was assigned for {UNASSIGNED_AFTER:g} s")
 
     def lag(self, task: Task) -> dict[TP, int]:
         """Return how far a task is behind each of its inputs, in offsets."""

@@ -18,13 +18,14 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
 from streamapp.config import ProcessConfig
+from streamapp.stream.unpack import unpack
 
 FETCH_MAX_WAIT_MS = 500
 """How long an idle broker holds a fetch; also the resolution of "proven at its end"."""
 FETCH_BYTES = 1 << 20
 """Per partition and fetch: less starves the alignment of the two inputs (measured)."""
-MAX_RECORDS = 20_000
-"""Largest hand-over, so that one batch cannot stall the loop for long."""
+MAX_RECORDS = 2_000
+"""Records after which a hand-over ends, so that one cannot stall the loop for long."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -184,7 +185,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             state = fetched._assignment.state_value(aio_tp)
             start = state.position if fetched._assignment.active else None
             try:
-                records = fetched.getall(MAX_RECORDS)
+                records = unpack(fetched, MAX_RECORDS)
             except Exception as error:  # a batch that is damaged, or that nothing here can decompress
                 del fetcher._records[aio_tp]
                 fetcher._notify(fetcher._wait_consume_future)

@@ -18,7 +18,7 @@ from streamapp.stream.codec import encode_event, encode_scored
 from streamapp.stream.joining import FULL_ROWS, JoinerTask
 from streamapp.stream.learning import LearnerTask
 from streamapp.stream.producer import CommitFailed, TooLarge
-from streamapp.stream.runtime import STUCK_AFTER, Runtime
+from streamapp.stream.runtime import STUCK_AFTER, UNASSIGNED_AFTER, Runtime
 from streamapp.stream.transport import Batch, EndProof, FetchFailed
 from tests.stream.doubles import START, Bench, Broker, prediction, run
 from tests.stream.stage import Stage, rounds, until
@@ -737,3 +737,43 @@ def test_a_store_of_models_that_no_driver_knows_is_refused_at_once(tmp_path: Pat
     with pytest.raises(ConfigError, match="STREAMAPP_ARTIFACTS: nosuch://bucket"):
         Runtime(config, Settings(), ROLES)
     Runtime(config, Settings(), ("joiner", "monitor"))
+
+
+# -- an assignment that does not come ----------------------------------------------------------------------------------
+
+
+async def unassigned(stage: Stage) -> None:
+    """Let the commit loop go round for a long time."""
+    for _ in range(20):
+        stage.bench.clock.now += UNASSIGNED_AFTER / 10
+        await rounds(stage, 3)
+
+
+def test_a_revocation_that_no_assignment_follows_ends_the_process(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("monitor-0")
+        loop = asyncio.create_task(stage.runtime.run())
+        await stage.runtime.revoke()
+        await unassigned(stage)
+        await until(lambda: stage.exits)
+        await loop
+
+    run(work())
+    assert stage.exits == [1]
+    assert stage.runtime.ending == "nothing was assigned for 300 s"
+
+
+def test_taking_tasks_over_may_take_its_time(stage: Stage) -> None:
+    async def work() -> None:
+        loop = asyncio.create_task(stage.runtime.run())
+        stage.broker.holds = True
+        assigning = asyncio.create_task(stage.runtime.assign({TP("t.scored", 0)}))
+        await unassigned(stage)
+        assert stage.runtime.ending is None
+        stage.broker.producers[0].gate.set()
+        await assigning
+        await unassigned(stage)
+        assert stage.runtime.ready
+        loop.cancel()
+
+    run(work())

@@ -1,36 +1,53 @@
 """What a fetch brought is handed over whole, and what cannot be read is named."""
 
-from collections.abc import Iterator
+import struct
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.consumer.fetcher import FetchError, FetchResult
+from aiokafka.consumer.fetcher import READ_COMMITTED, FetchError, FetchResult, PartitionRecords
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.errors import CorruptRecordException, OffsetOutOfRangeError
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
 from faust.types import TP
 
 from streamapp.stream.transport import ConsumerThread, FetchFailed
-from tests.stream.doubles import Stored, run
+from tests.stream.doubles import run
+
+ATTRIBUTES = 22
+"""Place of the low byte of a batch's attributes."""
+CONTROL = 0x20
+ABORT, COMMIT = b"\x00\x00\x00\x00", b"\x00\x00\x00\x01"
+"""Keys of the two kinds of marker."""
 
 
-class Fetched:
-    """What aiokafka makes of one answer: records, and where it goes on behind them."""
+def wire(start: int, count: int, *, producer: int = -1, control: bytes | None = None) -> bytes:
+    """Return a record batch as a broker sends it: data, or the marker that *control* is the key of."""
+    builder = DefaultRecordBatchBuilder(
+        magic=2,
+        compression_type=0,
+        is_transactional=int(producer >= 0),
+        producer_id=producer,
+        producer_epoch=0,
+        base_sequence=0,
+        batch_size=1 << 20,
+    )
+    for i in range(count):
+        builder.append(i, 1000 + i, control if control is not None else b"key", b"value", [])
+    batch = bytearray(builder.build())
+    struct.pack_into(">q", batch, 0, start)
+    if control is not None:
+        batch[ATTRIBUTES] |= CONTROL
+    return bytes(batch)
 
-    def __init__(self, start: int, count: int, end: int, error: Exception | None = None) -> None:
-        self.next_fetch_offset = start
-        self._records = [Stored(start + i, 0, None, b"") for i in range(count)]
-        self._end = end
-        self._error = error
 
-    def __iter__(self) -> Iterator[Stored]:
-        for record in self._records:
-            self.next_fetch_offset = record.offset + 1
-            yield record
-        if self._error is not None:
-            raise self._error
-        self.next_fetch_offset = self._end
+def answer(start: int, *batches: bytes, aborted: list[tuple[int, int]] | None = None) -> PartitionRecords:
+    """Return what aiokafka makes of an answer: (producer, first offset) of aborted transactions beside the batches."""
+    records = MemoryRecords(b"".join(batches))
+    tp = TopicPartition("a", 0)
+    return PartitionRecords(tp, records, aborted or [], start, None, None, False, READ_COMMITTED)
 
 
 class Fetcher:
@@ -49,7 +66,7 @@ class Fetcher:
     def _notify(self, future: Any) -> None:
         self.woken += 1
 
-    def fetched(self, topic: str, records: Fetched) -> None:
+    def fetched(self, topic: str, records: PartitionRecords) -> None:
         tp = TopicPartition(topic, 0)
         self._records[tp] = FetchResult(tp, assignment=self._assignment, partition_records=records, backoff=0)
 
@@ -64,8 +81,8 @@ def drain(fetcher: Fetcher, *active: str) -> list[tuple[str, int, int, int]]:
 def test_a_batch_is_what_one_fetch_brought_for_one_partition() -> None:
     async def work() -> None:
         fetcher = Fetcher(a=3, b=7)
-        fetcher.fetched("a", Fetched(3, 2, 5))
-        fetcher.fetched("b", Fetched(7, 1, 8))
+        fetcher.fetched("a", answer(3, wire(3, 2)))
+        fetcher.fetched("b", answer(7, wire(7, 1)))
         assert drain(fetcher, "a", "b") == [("a", 3, 5, 2), ("b", 7, 8, 1)]
         assert fetcher._records == {}
         assert fetcher.woken == 2
@@ -77,8 +94,8 @@ def test_a_batch_is_what_one_fetch_brought_for_one_partition() -> None:
 def test_markers_behind_the_records_move_the_end_also_where_there_are_no_records() -> None:
     async def work() -> None:
         fetcher = Fetcher(a=3, b=7)
-        fetcher.fetched("a", Fetched(3, 2, 6))
-        fetcher.fetched("b", Fetched(7, 0, 8))
+        fetcher.fetched("a", answer(3, wire(3, 2), wire(5, 1, producer=9, control=COMMIT)))
+        fetcher.fetched("b", answer(7, wire(7, 1, producer=9, control=COMMIT)))
         assert drain(fetcher, "a", "b") == [("a", 3, 6, 2), ("b", 7, 8, 0)]
 
     run(work())
@@ -87,8 +104,8 @@ def test_markers_behind_the_records_move_the_end_also_where_there_are_no_records
 def test_paused_partitions_keep_what_was_fetched() -> None:
     async def work() -> None:
         fetcher = Fetcher(a=3, b=7)
-        fetcher.fetched("a", Fetched(3, 2, 5))
-        fetcher.fetched("b", Fetched(7, 1, 8))
+        fetcher.fetched("a", answer(3, wire(3, 2)))
+        fetcher.fetched("b", answer(7, wire(7, 1)))
         assert drain(fetcher, "b") == [("b", 7, 8, 1)]
         assert drain(fetcher, "a") == [("a", 3, 5, 2)]
 
@@ -98,7 +115,7 @@ def test_paused_partitions_keep_what_was_fetched() -> None:
 def test_what_was_fetched_before_a_seek_is_thrown_away() -> None:
     async def work() -> None:
         fetcher = Fetcher(a=3)
-        fetcher.fetched("a", Fetched(3, 2, 5))
+        fetcher.fetched("a", answer(3, wire(3, 2)))
         fetcher._assignment.state_value(TopicPartition("a", 0)).seek(0)
         assert drain(fetcher, "a") == []
         assert fetcher._records == {}
@@ -106,17 +123,79 @@ def test_what_was_fetched_before_a_seek_is_thrown_away() -> None:
     run(work())
 
 
-@pytest.mark.parametrize("error", [CorruptRecordException("crc"), ValueError("cannot decompress")])
-def test_a_batch_that_cannot_be_unpacked_is_a_failed_fetch_of_its_partition(error: Exception) -> None:
+def test_a_damaged_batch_is_a_failed_fetch_of_its_partition() -> None:
     async def work() -> None:
         fetcher = Fetcher(a=3)
-        fetcher.fetched("a", Fetched(3, 2, 5, error))
-        with pytest.raises(FetchFailed, match=r"a\[0\]") as caught:
+        damaged = bytearray(wire(3, 2))
+        damaged[-1] ^= 0xFF
+        records = answer(3, bytes(damaged))
+        records._check_crcs = True
+        fetcher.fetched("a", records)
+        with pytest.raises(FetchFailed, match=r"a\[0\].*CRC") as caught:
             drain(fetcher, "a")
         assert caught.value.tp == TP("a", 0)
-        assert caught.value.error is error
+        assert isinstance(caught.value.error, CorruptRecordException)
         assert fetcher._records == {}
         assert fetcher.woken == 1
+
+    run(work())
+
+
+def test_a_batch_that_nothing_can_decompress_is_a_failed_fetch_of_its_partition() -> None:
+    async def work() -> None:
+        fetcher = Fetcher(a=3)
+        unreadable = bytearray(wire(3, 2))
+        unreadable[ATTRIBUTES] |= 0x01  # says gzip, is not
+        fetcher.fetched("a", answer(3, bytes(unreadable)))
+        with pytest.raises(FetchFailed, match=r"a\[0\]"):
+            drain(fetcher, "a")
+        assert fetcher._records == {}
+
+    run(work())
+
+
+def test_records_of_aborted_transactions_are_passed_over_and_later_ones_of_the_producer_are_not() -> None:
+    async def work() -> None:
+        fetcher = Fetcher(a=3)
+        fetcher.fetched(
+            "a",
+            answer(
+                3,
+                wire(3, 2, producer=9),
+                wire(5, 1, producer=4),
+                wire(6, 1, producer=9, control=ABORT),
+                wire(7, 3, producer=9),
+                wire(10, 1, producer=9, control=COMMIT),
+                aborted=[(9, 3)],
+            ),
+        )
+        thread = SimpleNamespace()
+        (batch,) = ConsumerThread._drain(thread, fetcher, {TP("a", 0)})  # type: ignore[arg-type]
+        assert [record.offset for record in batch.records] == [5, 7, 8, 9]
+        assert (batch.start, batch.end) == (3, 11)
+
+    run(work())
+
+
+def test_of_a_batch_that_begins_before_the_position_only_the_rest_is_taken() -> None:
+    async def work() -> None:
+        fetcher = Fetcher(a=4)
+        fetcher.fetched("a", answer(4, wire(2, 5)))
+        thread = SimpleNamespace()
+        (batch,) = ConsumerThread._drain(thread, fetcher, {TP("a", 0)})  # type: ignore[arg-type]
+        assert [record.offset for record in batch.records] == [4, 5, 6]
+        first = batch.records[0]
+        assert (first.key, first.value, first.timestamp) == (b"key", b"value", 1002)
+
+    run(work())
+
+
+def test_a_large_answer_is_handed_over_in_parts_that_follow_each_other() -> None:
+    async def work() -> None:
+        fetcher = Fetcher(a=0)
+        fetcher.fetched("a", answer(0, *(wire(i * 1000, 1000) for i in range(5))))
+        parts = [part for _ in range(4) for part in drain(fetcher, "a")]
+        assert parts == [("a", 0, 2000, 2000), ("a", 2000, 4000, 2000), ("a", 4000, 5000, 1000)]
 
     run(work())
 
