@@ -14,7 +14,7 @@ from streamapp.stream.codec import decode_outcomes, decode_predictions, encode_s
 from streamapp.stream.dead_letters import dead_letter
 from streamapp.stream.producer import Acknowledged, Record
 from streamapp.stream.reader import Reader
-from streamapp.stream.task import Misaligned, Surroundings, Task
+from streamapp.stream.task import InputRefused, Misaligned, Surroundings, Task
 from streamapp.stream.transport import Batch
 
 SLACK = 20.0
@@ -26,6 +26,9 @@ PROOF_MARGIN = 0.25
 """Seconds by which the clocks of two brokers may differ."""
 MESSAGE_BYTES = 512 * 1024
 FULL_ROWS = 50_000
+FULL_BYTES = 32 << 20
+"""Of messages: a transaction must be sent within its timeout."""
+LOG_APPEND_TIME = 1
 
 
 class JoinerTask(Task):
@@ -38,7 +41,8 @@ class JoinerTask(Task):
         self.predictions, self.outcomes = self.inputs
         self.joiner: Joiner
         self._held: dict[TP, deque[Batch]] = {tp: deque() for tp in self.inputs}
-        self._rows = 0
+        self._rows = self._bytes = 0
+        """Applied since the last commit."""
         self._ticked = float("-inf")
         self._broker: Acknowledged | None = None
         """The oldest answer of the broker whose time has not been used yet."""
@@ -77,7 +81,13 @@ class JoinerTask(Task):
         self.joiner.restored()
 
     async def handle(self, batch: Batch) -> None:
-        """Take one fetched batch, and apply what is now in order."""
+        """Take one fetched batch, and apply what is now in order.
+
+        Raises:
+            InputRefused: its records carry the times of their producers, and one wrong clock would move everybody's.
+        """
+        if self.around.config.transactions and batch.records:
+            _check_timestamps(batch)
         held = self._held[batch.tp]
         try:
             fresh = self.align(batch, held[-1].end if held else self.position(batch.tp))
@@ -119,6 +129,7 @@ class JoinerTask(Task):
 
     def digest(self, batch: Batch) -> None:
         """Decode and join a batch."""
+        self._bytes += sum(len(record.value or b"") for record in batch.records)
         if batch.tp == self.predictions:
             self.joiner.predictions(input_batch(batch.records, decode_predictions))
         else:
@@ -157,14 +168,14 @@ class JoinerTask(Task):
 
     @property
     def full(self) -> bool:
-        """Whether so many rows wait for a commit that no more should be applied."""
-        return self._rows >= FULL_ROWS
+        """Whether so much waits for a commit that no more should be applied."""
+        return self._rows >= FULL_ROWS or self._bytes >= FULL_BYTES
 
     def outcome(self) -> tuple[list[Record], Mapping[bytes, bytes | None]]:
         """Return scored messages, dead letters and ticks, and the joiner's changed state."""
         topics, config = self.around.topics, self.around.config
         output = self.joiner.take()
-        self._rows = 0
+        self._rows = self._bytes = 0
         records = []
         messages: list[Any] = [part for arrivals in output.arrivals for part in split_arrivals(arrivals)]
         for batch in output.rows:
@@ -206,6 +217,16 @@ class JoinerTask(Task):
         """Forget held batches."""
         for held in self._held.values():
             held.clear()
+
+
+def _check_timestamps(batch: Batch) -> None:
+    for record in (batch.records[0], batch.records[-1]):
+        if record.timestamp_type != LOG_APPEND_TIME:
+            raise InputRefused(
+                f"{batch.tp.topic}[{batch.tp.partition}] offset {record.offset}: expected the broker's timestamp, got"
+                " the producer's: set message.timestamp.type=LogAppendTime on the topic (streamapp topics --check tells"
+                " how); what was written before that cannot be joined, so begin with topics made anew"
+            )
 
 
 def _head(batch: Batch) -> float:

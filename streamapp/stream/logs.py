@@ -15,6 +15,15 @@ QUIET = {
 """Libraries whose chatter is of no use to an operator, unless everything is wanted."""
 
 
+class TextFormatter(logging.Formatter):
+    """One line a message, whatever names came over the wire are in it; a traceback follows on lines of its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line, with what would break it escaped."""
+        line = super().formatMessage(record)
+        return line.replace("\r", "\\r").replace("\n", "\\n")
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line."""
 
@@ -43,7 +52,7 @@ def logging_config(level: str, style: str) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {
-            "text": {"format": "%(asctime)s %(levelname)-7s %(message)s"},
+            "text": {"()": TextFormatter, "format": "%(asctime)s %(levelname)-7s %(message)s"},
             "json": {"()": JsonFormatter},
         },
         "handlers": {

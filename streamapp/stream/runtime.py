@@ -25,7 +25,7 @@ from streamapp.stream.learning import LearnerTask
 from streamapp.stream.monitoring import MonitorTask
 from streamapp.stream.producer import CommitFailed, Producer, TooLarge, producer
 from streamapp.stream.reader import Reader
-from streamapp.stream.task import Misaligned, Surroundings, Task
+from streamapp.stream.task import InputRefused, Misaligned, Surroundings, Task
 from streamapp.stream.topics import Topics
 from streamapp.stream.transport import Batch, FetchFailed
 
@@ -242,6 +242,8 @@ class Runtime:
             if task.full:
                 await self._commit(task)
                 task.advance()
+        except InputRefused as error:
+            self._park(task, "timestamps", str(error))
         except Misaligned as stray:
             logger.debug("%s: stray batch at %d of %s", task, batch.start, stray)
             await self._seek(stray)

@@ -23,6 +23,10 @@ from streamapp.stream.topics import Topics
 from streamapp.stream.transport import Batch, EndProof
 
 
+class InputRefused(Exception):
+    """An input is not as it must be, for any worker. Park the task."""
+
+
 class Misaligned(Exception):
     """Something is missing before a batch. Seek back to ``position``."""
 

@@ -55,6 +55,8 @@ class Stored:
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes]] = ()
+    timestamp_type: int = 1
+    """1: the broker's."""
 
 
 class Broker:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from streamapp.stream.logs import QUIET, JsonFormatter, logging_config
+from streamapp.stream.logs import QUIET, JsonFormatter, TextFormatter, logging_config
 
 
 @pytest.fixture
@@ -57,3 +57,12 @@ def test_the_configuration_can_be_applied() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     (line,) = done.stderr.splitlines()
     assert json.loads(line)["message"] == "said"
+
+
+def test_name_with_a_line_break_cannot_forge_a_line_of_text() -> None:
+    text = io.StringIO()
+    handler = logging.StreamHandler(text)
+    handler.setFormatter(TextFormatter("%(levelname)s %(message)s"))
+    record = logging.LogRecord("streamapp", logging.INFO, "", 0, "learning %s", ("a\nERROR all is lost\r",), None)
+    handler.handle(record)
+    assert text.getvalue() == "INFO learning a\\nERROR all is lost\\r\n"

@@ -15,7 +15,7 @@ from streamapp.core.events import BeforeAfter, RetrainRequest, ScoredRange, Tick
 from streamapp.core.settings import Settings
 from streamapp.errors import CheckpointError, ConfigError
 from streamapp.stream.codec import encode_event, encode_scored
-from streamapp.stream.joining import FULL_ROWS, JoinerTask
+from streamapp.stream.joining import FULL_BYTES, FULL_ROWS, JoinerTask
 from streamapp.stream.learning import LearnerTask
 from streamapp.stream.producer import CommitFailed, TooLarge
 from streamapp.stream.runtime import STUCK_AFTER, UNASSIGNED_AFTER, Runtime
@@ -120,7 +120,8 @@ def test_a_full_task_is_not_committed_between_two_assignments(stage: Stage) -> N
     run(work())
 
 
-def test_a_full_task_is_committed_before_more_is_applied(stage: Stage) -> None:
+@pytest.mark.parametrize(("counted", "limit"), [("_rows", FULL_ROWS), ("_bytes", FULL_BYTES)])
+def test_a_full_task_is_committed_before_more_is_applied(stage: Stage, counted: str, limit: int) -> None:
     async def work() -> None:
         await stage.own("joiner-0")
         task = stage.task("joiner-0")
@@ -128,10 +129,27 @@ def test_a_full_task_is_committed_before_more_is_applied(stage: Stage) -> None:
         stage.broker.append("t.predictions", prediction(0, START))
         stage.broker.append("t.predictions", prediction(1, START))
         await stage.runtime.handle(stage.broker.batch("t.predictions", 0, 1))
-        task._rows = FULL_ROWS
+        setattr(task, counted, limit)
         await stage.runtime.handle(stage.broker.batch("t.predictions", 1, 2))
         assert stage.position("joiner-0") == 1
         assert task.position(TP("t.predictions", 0)) == 2
+
+    run(work())
+
+
+def test_a_record_that_carries_its_producers_time_parks_the_task_before_it_moves_log_time(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("joiner-0", "joiner-1")
+        task = stage.task("joiner-0")
+        stage.broker.append("t.predictions", prediction(0, START))
+        batch = stage.broker.batch("t.predictions", 0, 1)
+        batch.records[0].timestamp_type = 0
+        await stage.runtime.handle(batch)
+        assert task.parked_for == "timestamps"
+        assert "LogAppendTime" in task.parked
+        assert task.joiner.log_time is None
+        assert stage.task("joiner-1").parked is None
+        assert stage.runtime.ending is None
 
     run(work())
 
