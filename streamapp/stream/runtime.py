@@ -28,6 +28,7 @@ from streamapp.stream.reader import Reader
 from streamapp.stream.task import InputRefused, Misaligned, Surroundings, Task
 from streamapp.stream.topics import Topics
 from streamapp.stream.transport import Batch, FetchFailed
+from streamapp.stream.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +37,6 @@ TASKS: dict[Role, Callable[[int, Surroundings], Task]] = {
     "monitor": MonitorTask,
     "learner": LearnerTask,
 }
-STUCK_AFTER = 60.0
-"""Seconds with lag and without any progress after which the process ends."""
-UNASSIGNED_AFTER = 300.0
-"""Seconds without an assignment, though the group was joined, after which it ends too."""
 FINAL_COMMIT_DEADLINE = 5.0
 SHUTDOWN_DEADLINE = 10.0
 
@@ -86,7 +83,7 @@ class Runtime:
         self._exit_code = 0
         self._suspended = True
         """Between two assignments nobody knows what is ours, so nothing is committed."""
-        self._suspended_at = monotonic()
+        self._watchdog = Watchdog(monotonic)
         self._shutting_down: asyncio.Task[None] | None = None
         self._leave = leave
         self._consumer: Any = None
@@ -115,7 +112,7 @@ class Runtime:
     def attach(self, consumer: Any) -> None:
         """Meet the consumer, once Faust has made it."""
         self._consumer = consumer
-        self._suspended_at = self.around.monotonic()
+        self._watchdog.assigned()
 
     def inputs(self, role: Role) -> list[str]:
         """Return the topics that a role reads."""
@@ -139,7 +136,7 @@ class Runtime:
                 task.clear()
             # Nothing but these last commits begins from here on; one that is under way is waited for.
             suspended, self._suspended = self._suspended, True
-            self._suspended_at = self.around.monotonic()
+            self._watchdog.assigned()
             if not suspended:
                 await self._commit_all(self.tasks.values(), last=True)
 
@@ -284,7 +281,9 @@ class Runtime:
                 if not self._suspended:
                     await self._round()
                 else:
-                    self._watch_assignment()
+                    if self._shutting_down is not None or (self._opening is not None and not self._opening.done()):
+                        self._watchdog.assigned()
+                    self._end_if(self._watchdog.unassigned())
             except Exception as error:
                 self.end(f"the commit loop failed: {error!r}", error)
 
@@ -305,7 +304,7 @@ class Runtime:
             if task.wants_commit:
                 due.append(task)
         await self._commit_all(due)
-        self._watch()
+        self._end_if(self._watchdog.stuck(self.tasks.values(), self.lag))
 
     async def _commit_all(self, tasks: Iterable[Task], *, last: bool = False) -> None:
         await asyncio.gather(*(self._commit(task, last=last) for task in tasks))
@@ -328,25 +327,6 @@ class Runtime:
                 self.end(f"{task}: commit failed: {error!r}", error)
             else:
                 task.acknowledged(answer)
-
-    def _watch(self) -> None:
-        """End the process when a task has lag but does not move: Faust and clients have been seen to fall asleep."""
-        now = self.around.monotonic()
-        for task in self.tasks.values():
-            lag = sum(self.lag(task).values()) if task.parked is None else 0
-            if not lag or task.holds:
-                task.progressed = now  # there is nothing that it could have done
-            elif now - task.progressed > STUCK_AFTER:
-                self.end(f"{task}: {lag} records behind and no progress for {STUCK_AFTER:g} s")
-                return
-
-    def _watch_assignment(self) -> None:
-        """End the process when no assignment follows a revocation; taking tasks over may take its time."""
-        now = self.around.monotonic()
-        if self._shutting_down is not None or (self._opening is not None and not self._opening.done()):
-            self._suspended_at = now
-        elif now - self._suspended_at > UNASSIGNED_AFTER:
-            self.end(f"nothing was assigned for {UNASSIGNED_AFTER:g} s")
 
     def lag(self, task: Task) -> dict[TP, int]:
         """Return how far a task is behind each of its inputs, in offsets."""
@@ -380,6 +360,10 @@ class Runtime:
         self.ready = False
         if self._shutting_down is None:
             self._shutting_down = asyncio.ensure_future(self._shut_down(commit=False))
+
+    def _end_if(self, why: str | None) -> None:
+        if why is not None:
+            self.end(why)
 
     def stop(self) -> None:
         """End the process in order: commit, let go, leave the group, exit 0."""

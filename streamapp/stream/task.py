@@ -224,10 +224,5 @@ class Task(ABC):
         """Return, by input, how many offsets lie between the position and the end as last seen."""
         return {tp: max(0, (end_of(tp) or 0) - mark.position) for tp, mark in self.marks.items()}
 
-    @property
-    def holds(self) -> bool:
-        """Whether something was fetched that may not be applied yet."""
-        return False
-
     def clear(self) -> None:
         """Forget what was fetched but not applied: positions will be sought again."""
