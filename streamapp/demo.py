@@ -96,6 +96,7 @@ def _introduce(out: Console, stage: Stage, models: Path, scenario: Kind) -> None
     out.print(f"settings     {models}", markup=False, highlight=False, soft_wrap=True)
     change = SCENARIOS[scenario] if scenario == "none" else f"after {CHANGE_AT:g} s {SCENARIOS[scenario]}"
     out.print(f"scenario     {scenario}: {change}", markup=False, highlight=False, soft_wrap=True)
+    out.print(Text(models.read_text(encoding="utf-8").rstrip(), "dim"))
     out.print("Ctrl-C stops everything.", style="dim")
 
 

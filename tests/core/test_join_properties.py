@@ -123,3 +123,18 @@ def test_order_of_reading_redelivery_and_restarts_change_nothing(both, steps):
     assert other.totals == joiner.totals
     assert (run.counts, run.rejected) == (expected.counts, expected.rejected)
     assert run.pending == expected.pending
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(logs(), STEPS)
+def test_when_every_window_grace_and_horizon_has_passed_nothing_is_left(both, steps):
+    run, joiner = drive(*both, steps)
+    joiner.advance(predictions=1e9, outcomes=1e9)
+    run.add(joiner.take())
+    run.add(joiner.take())  # what was remembered at the first is forgotten with the second
+    matching = joiner._matching
+    assert joiner.pending() == joiner.buffered() == joiner.waiting == 0
+    assert not matching.remembered.by_id
+    assert not matching.early.by_id
+    assert matching.deadlines._size == 0
+    assert run.entries.keys() == {b"meta"}
