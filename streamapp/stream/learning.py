@@ -14,13 +14,12 @@ import msgspec
 from msgspec import Struct
 
 from streamapp.artifacts import ArtifactStore
-from streamapp.core.events import Artifact, DeadLetter, ModelUpdate, RetrainRequest, ScoredBatch, UpdateMetrics
+from streamapp.core.events import Artifact, ModelUpdate, RetrainRequest, ScoredBatch, UpdateMetrics
 from streamapp.core.learner import Learner, LearnResult, seed_of
 from streamapp.errors import CheckpointError, DecodeError
 from streamapp.stream.checkpoint import InputMark
 from streamapp.stream.cloudevents import cloud_event
 from streamapp.stream.codec import decode_retrain, decode_scored
-from streamapp.stream.dead_letters import dead_letter
 from streamapp.stream.producer import Record
 from streamapp.stream.reader import Reader
 from streamapp.stream.recent import Recent
@@ -104,17 +103,7 @@ class LearnerTask(Task):
             raise DecodeError(f"expected a range of scored, got {scored} - at `$.scored`", reason="out_of_range")
 
     def _refuse(self, record: Any, error: DecodeError) -> None:
-        self.counters.add("rejected", ("retrain", error.reason))
-        letter = DeadLetter(
-            topic="retrain",
-            partition=self.partition,
-            offset=record.offset,
-            key=record.key,
-            value=record.value,
-            reason=error.reason,
-            error=str(error),
-        )
-        self._outputs.append(dead_letter(self.around.topics, letter))
+        self._outputs.append(self.refuse("retrain", record, error))
         self._done.add(record.offset)
 
     async def _run(self, record: Any, request: RetrainRequest) -> None:

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 
-from streamapp.core.events import DeadLetter, Position, RetrainRequest, Signal
+from streamapp.core.events import Position, RetrainRequest, Signal
 from streamapp.core.monitor import Monitor
 from streamapp.core.report import ModelReport
 from streamapp.errors import DecodeError
 from streamapp.stream.cloudevents import cloud_event
 from streamapp.stream.codec import decode_scored
-from streamapp.stream.dead_letters import dead_letter
 from streamapp.stream.producer import Record
 from streamapp.stream.reader import Reader
 from streamapp.stream.recent import Recent
@@ -48,24 +47,13 @@ class MonitorTask(Task):
 
     def digest(self, batch: Batch) -> None:
         """Apply each message, one by one: float sums must not depend on what a fetch brought."""
-        topics = self.around.topics
         for record in batch.records:
             try:
                 message = decode_scored(record.value if record.value is not None else b"")
             except DecodeError as error:
                 if record.offset < self._committed:
                     continue
-                self.counters.add("rejected", ("scored", error.reason))
-                letter = DeadLetter(
-                    topic="scored",
-                    partition=self.partition,
-                    offset=record.offset,
-                    key=record.key,
-                    value=record.value,
-                    reason=error.reason,
-                    error=str(error),
-                )
-                self._outputs.append(dead_letter(topics, letter))
+                self._outputs.append(self.refuse("scored", record, error))
                 continue
             position = Position(self.partition, record.offset, record.timestamp / 1000)
             for event in self.monitor.apply(message, position):

@@ -9,14 +9,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from time import monotonic
+from typing import Any
 
 import msgspec
 from faust.types import TP
 
 from streamapp.config import ProcessConfig, Role
+from streamapp.core.events import DeadLetter
 from streamapp.core.settings import Settings
-from streamapp.errors import CheckpointError
+from streamapp.errors import CheckpointError, DecodeError
 from streamapp.stream.checkpoint import Checkpoint, InputMark
+from streamapp.stream.dead_letters import dead_letter
 from streamapp.stream.producer import Acknowledged, Producer, Record, producer
 from streamapp.stream.reader import Reader
 from streamapp.stream.topics import Topics
@@ -223,6 +226,26 @@ class Task(ABC):
     def lag(self, end_of: Callable[[TP], int | None]) -> dict[TP, int]:
         """Return, by input, how many offsets lie between the position and the end as last seen."""
         return {tp: max(0, (end_of(tp) or 0) - mark.position) for tp, mark in self.marks.items()}
+
+    def refuse(self, topic: str, record: Any, error: DecodeError) -> Record:
+        """Count a record that cannot be read, and return the dead letter that keeps it.
+
+        Args:
+            topic: Its name without the prefix.
+            record: As it was fetched, from the task's partition.
+            error: What is wrong with it.
+        """
+        self.counters.add("rejected", (topic, error.reason))
+        letter = DeadLetter(
+            topic=topic,
+            partition=self.partition,
+            offset=record.offset,
+            key=record.key,
+            value=record.value,
+            reason=error.reason,
+            error=str(error),
+        )
+        return dead_letter(self.around.topics, letter)
 
     def clear(self) -> None:
         """Forget what was fetched but not applied: positions will be sought again."""
