@@ -73,14 +73,23 @@ class Kafka:
         folder: Where its data lives; None: a temporary folder, removed by :meth:`stop`.
         memory: Heap of the JVM, as ``-Xmx`` takes it.
         fast_start: Compile little (good for tests); False compiles for throughput (good for benchmarks).
+        proxied: Listen also on the first of these ports, and tell clients that come there to use the second: a proxy's.
     """
 
-    def __init__(self, folder: Path | None = None, *, memory: str = "512m", fast_start: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        memory: str = "512m",
+        fast_start: bool = True,
+        proxied: tuple[int, int] | None = None,
+    ) -> None:
         self._own_folder = folder is None
         self.folder = Path(tempfile.mkdtemp(prefix="streamapp-kafka-")) if folder is None else folder
         self.log = self.folder / "kafka.log"
         self._memory = memory
         self._fast_start = fast_start
+        self._proxied = proxied
         self._port, self._controller = free_port(), free_port()
         self._child: Child | None = None
 
@@ -104,7 +113,8 @@ class Kafka:
         """
         libraries = jars()
         properties = self.folder / "server.properties"
-        properties.write_text(PROPERTIES.format(port=self._port, controller=self._controller, folder=self.folder))
+        text = PROPERTIES.format(port=self._port, controller=self._controller, folder=self.folder)
+        properties.write_text(text if self._proxied is None else _with_listener(text, *self._proxied))
         logging = self.folder / "log4j2.properties"
         logging.write_text(LOGGING)
         if not (self.folder / "logs").exists():
@@ -222,6 +232,19 @@ def _formatted(libraries: Path) -> Path:
             (part / "logs").rename(formatted)
             shutil.rmtree(part)
     return formatted
+
+
+def _with_listener(properties: str, port: int, advertised: int) -> str:
+    """Return properties with one more listener, which is advertised at another port."""
+    lines = []
+    for line in properties.splitlines():
+        if line.startswith("listeners="):
+            line += f",PROXIED://127.0.0.1:{port}"
+        elif line.startswith("advertised.listeners="):
+            line += f",PROXIED://127.0.0.1:{advertised}"
+        lines.append(line)
+    lines.append("listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT")
+    return "\n".join(lines) + "\n"
 
 
 def _java(libraries: Path, memory: str, fast_start: bool) -> list[str]:

@@ -16,8 +16,10 @@ from streamapp.config import ProcessConfig
 from streamapp.core.events import SOURCES, Scored, ScoredBatch, Tick, Verdict
 from streamapp.errors import ConfigError, DecodeError
 from streamapp.stream.codec import decode_scored
-from streamapp.stream.topics import Topics
+from streamapp.stream.topics import Topics, connected
 from streamapp.tables import moment
+
+ANSWER_WITHIN = 10.0
 
 
 def run(*, json: bool, from_beginning: bool, until_end: bool, everything: bool) -> None:
@@ -45,10 +47,9 @@ async def _tail(config: ProcessConfig, *, json: bool, from_beginning: bool, unti
         await consumer.stop()
         raise ConfigError(f"no answer from {config.broker} ({error})") from None
     try:
-        numbers = await _partitions(consumer, topic)
-        if not numbers:
-            raise ConfigError(f"{config.broker} has no topic {topic}: make it by `streamapp topics --create`")
-        waiting = {aiokafka.TopicPartition(topic, number) for number in numbers}
+        waiting = {
+            aiokafka.TopicPartition(topic, number) for number in await asyncio.to_thread(_partitions, config, topic)
+        }
         consumer.assign(waiting)
         await (consumer.seek_to_beginning() if from_beginning else consumer.seek_to_end())
         while waiting:
@@ -63,9 +64,13 @@ async def _tail(config: ProcessConfig, *, json: bool, from_beginning: bool, unti
         await consumer.stop()
 
 
-async def _partitions(consumer: Any, topic: str) -> set[int]:
-    await consumer.topics()  # asks the broker: a topic that nobody has used yet is not known otherwise
-    return consumer.partitions_for_topic(topic) or set()
+def _partitions(config: ProcessConfig, topic: str) -> set[int]:
+    """Ask the broker: aiokafka's consumer does not know of a topic before it reads it."""
+    with connected(config.broker, ANSWER_WITHIN, config.security()) as admin:
+        (found,) = admin.describe_topics([topic])
+    if not found["partitions"]:
+        raise ConfigError(f"{config.broker} has no topic {topic}: make it by `streamapp topics --create`")
+    return {each["partition_index"] for each in found["partitions"]}
 
 
 async def _at_end(consumer: Any, tp: Any, config: ProcessConfig) -> bool:

@@ -12,7 +12,7 @@ from math import inf, nextafter
 
 import numpy as np
 
-from streamapp.core.events import Arrivals, DeadLetter, ScoredBatch
+from streamapp.core.events import Arrivals, DeadLetter, Names, ScoredBatch
 from streamapp.core.hashing import partitions as partitions_of
 from streamapp.core.joining.intake import InputBatch, Intake
 from streamapp.core.joining.joinstate import JoinCheckpoint
@@ -35,7 +35,7 @@ class JoinOutput:
     dead_letters: tuple[DeadLetter, ...]
     """In the order in which they were settled; ``topic`` is ``predictions`` or ``outcomes``."""
     counts: dict[tuple[str, str], int]
-    """(topic, status): see :data:`streamapp.core.joining.tally.STATUSES`; no zeros."""
+    """(topic, status): see :mod:`streamapp.core.joining.tally`; no zeros."""
     rejected: dict[tuple[str, str], int]
     """(topic, reason); no zeros."""
     state: dict[bytes, bytes | None]
@@ -103,7 +103,7 @@ class Joiner:
         """Return everything that followed since the last time, and what a checkpoint needs to go on from here."""
         matching = self._matching
         arrivals = self._take_arrivals()
-        rows: list[ScoredBatch] = []
+        rows: list[tuple[ScoredBatch, Names]] = []
         for resolved in matching.resolved.values():
             rows += resolved.take()
         matching.resolved.clear()
@@ -120,7 +120,7 @@ class Joiner:
         self._let_go(pending)
         return JoinOutput(
             arrivals=arrivals,
-            rows=tuple(rows),
+            rows=tuple(batch for batch, _ in rows),
             dead_letters=dead_letters,
             counts=counts,
             rejected=rejected,

@@ -80,6 +80,10 @@ def test_two_workers_count_every_row_once(deployment: Deployment) -> None:
     start = time.time()
     deployment.publish(stream(PAIRS, start=start, seed=1))
     assert_equals_oracle(deployment, 1, start=start)
+    tail = ["scored", "tail", "--json", "--from-beginning", "--until-end"]
+    shown = deployment.command(*tail).splitlines()
+    assert len(shown) == deployment.resolved("fraud")
+    assert json.loads(shown[0]).keys() >= {"prediction_id_hash", "verdict", "source_offset", "outcome", "scores"}
     assert [worker.stop() for worker in deployment.workers] == [0, 0]
 
 

@@ -117,6 +117,12 @@ class Deployment:
         self.workers.append(worker)
         return worker
 
+    def command(self, *arguments: str) -> str:
+        """Run a command line on this deployment, and return what it prints."""
+        command = [sys.executable, "-m", "streamapp", *arguments]
+        environ = {**os.environ, **self.environ}
+        return subprocess.run(command, env=environ, check=True, stdout=subprocess.PIPE, text=True, timeout=60).stdout
+
     def summary(self) -> dict[str, Any]:
         """Return the models of all workers together, and their events added up."""
         models: dict[str, Any] = {}

@@ -1,13 +1,15 @@
 """The joiner's results as columns: resolved predictions as :class:`ScoredBatch`, accepted ones as counts."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from streamapp.core import quantiles
-from streamapp.core.events import SOURCES, GroupArrivals, Hashes, Outcome, Prediction, ScoredBatch
+from streamapp.core.events import SOURCES, GroupArrivals, Hashes, Names, Outcome, Prediction, ScoredBatch
 from streamapp.core.hashing import hash64
 from streamapp.core.joining.accumulators import ByteColumn, FloatColumn, IntColumn, LabelColumn, NameColumn, ScoreColumn
+from streamapp.core.joining.roster import Roster
 
 Row = tuple[Prediction, int, float, int, Outcome, int, float]
 """Prediction, its offset and log time, verdict, outcome, its offset and log time."""
@@ -28,7 +30,7 @@ def scored(model: str, partition: int, rows: Sequence[Row]) -> list[ScoredBatch]
     """Return the rows of one model as columns, in their order: one batch, or several if they name very many classes."""
     model_rows = ModelRows(model, partition)
     model_rows.rows.extend(rows)
-    return model_rows.take()
+    return [batch for batch, _ in model_rows.take()]
 
 
 class ModelRows:
@@ -37,15 +39,17 @@ class ModelRows:
     Args:
         model: Whose rows they are.
         partition: Where they come from.
+        roster: Says under which names groups count; None: each under its own.
     """
 
-    __slots__ = ("_builders", "_classes", "_partition", "model", "rows")
+    __slots__ = ("_builders", "_classes", "_partition", "_roster", "model", "rows")
 
-    def __init__(self, model: str, partition: int) -> None:
+    def __init__(self, model: str, partition: int, roster: Roster | None = None) -> None:
         self.model = model
         self.rows: list[Row] = []
         """Rows that are not in columns yet; append to it."""
         self._partition = partition
+        self._roster = roster
         self._builders: list[_Builder] = []
         self._classes: set[str] = set()
         """Of the last builder."""
@@ -62,13 +66,29 @@ class ModelRows:
                 self._builders[-1].add(part[start : start + BLOCK])
         self.rows.clear()
 
-    def take(self) -> list[ScoredBatch]:
-        """Return all rows since the last time, in their order: one batch, or several if they name very many classes."""
+    def take(self) -> list[tuple[ScoredBatch, Names]]:
+        """Return all rows since the last time, in their order: one batch, or several if they name very many classes.
+
+        Beside each batch stand the groups that the predictions themselves named; the batch has what they count under.
+        """
         self.fold()
-        batches = [builder.batch(self.model, self._partition) for builder in self._builders]
+        batches = []
+        for builder in self._builders:
+            batch = builder.batch(self.model, self._partition)
+            batches.append((self._counted(batch), batch.group))
         self._builders.clear()
         self._classes.clear()
         return batches
+
+    def _counted(self, batch: ScoredBatch) -> ScoredBatch:
+        """Return a batch with the groups that its rows count under."""
+        words = batch.group.words
+        counted = words if self._roster is None else tuple(self._roster.group(self.model, word) for word in words)
+        if counted == words:
+            return batch
+        places = {word: place for place, word in enumerate(dict.fromkeys(counted))}
+        code = np.array([places[word] for word in counted], dtype=np.int32)[batch.group.code]
+        return replace(batch, group=Names(code=code, words=tuple(places)))
 
     def _by_classes(self) -> Iterator[Sequence[Row]]:
         """Cut rows so that the classes of a batch stay few: its probabilities are a dense table."""

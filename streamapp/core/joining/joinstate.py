@@ -4,7 +4,8 @@
 - ``pending/<n>``, ``refused/<n>``: offsets of ``predictions`` that wait, and those of them that an outcome missed;
 - ``waiting/<n>``, ``repeated/<n>``: offsets of ``outcomes`` that wait, and those of them that were not the first;
 - ``resolved/<n>``: what is remembered of rows that were resolved between two commits (:class:`Delta`);
-- ``groups/<n>``: how many predictions of each group wait (:class:`Waiting`).
+- ``groups/<n>``: how many predictions of each group wait (:class:`Waiting`);
+- ``names/<n>``: a model, and its groups, as they are counted (:class:`streamapp.core.joining.roster.Roster`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from streamapp.core.events import ScoredBatch, Verdict
+from streamapp.core.events import Names, ScoredBatch, Verdict
 from streamapp.core.joining.groups import Group
 from streamapp.core.joining.intake import Intake
 from streamapp.core.joining.matching import Matching
@@ -114,7 +115,7 @@ class JoinCheckpoint:
         matching: Matching,
         predictions: Intake,
         outcomes: Intake,
-        rows: Sequence[ScoredBatch],
+        rows: Sequence[tuple[ScoredBatch, Names]],
         pending: Mapping[tuple[str, str], int],
     ) -> dict[bytes, bytes | None]:
         """Return the entries that changed since the last time; None removes one.
@@ -123,18 +124,19 @@ class JoinCheckpoint:
             matching: What waits.
             predictions: How far predictions were read.
             outcomes: How far outcomes were read.
-            rows: What was resolved since the last time.
+            rows: What was resolved since the last time, with the groups that the predictions named.
             pending: Pending predictions by model and group.
         """
         entries: dict[bytes, bytes | None] = {}
         for pages in matching.pages:
             entries |= pages.changes()
+        entries |= matching.roster.changes()
         clock = min(predictions.frontier, outcomes.frontier)
         for number in [number for number, (expires, _) in self._deltas.items() if expires < clock]:
             del self._deltas[number]
             entries[_key(RESOLVED, number)] = None
-        for batch in rows:
-            for delta in _deltas(batch, matching.group(batch.model, batch.group.words[0])):
+        for batch, named in rows:
+            for delta in _deltas(batch, named, matching.group(batch.model, batch.group.words[0])):
                 if delta.expires >= clock:
                     entries[_key(RESOLVED, self._next_delta)] = msgspec.msgpack.encode(delta)
                     self._deltas[self._next_delta] = delta.expires, delta.lowest
@@ -193,6 +195,7 @@ class JoinCheckpoint:
         matching.refused_pages = Pages.restore("refused", entries)
         matching.waiting_pages = Pages.restore("waiting", entries)
         matching.repeated_pages = Pages.restore("repeated", entries)
+        matching.roster.restore(entries)
         waiting: dict[tuple[str, str], int] = {}
         for number in range(meta.waiting_entries):
             key = _key(WAITING, number)
@@ -231,22 +234,22 @@ def _decode_meta(entries: Mapping[bytes, bytes], partition: int) -> Meta:
     return meta
 
 
-def _deltas(batch: ScoredBatch, group: Group) -> Iterator[Delta]:
+def _deltas(batch: ScoredBatch, named: Names, group: Group) -> Iterator[Delta]:
     """Yield what to remember of rows of one model; *group* is any of it, for its settings."""
     expired = batch.outcome_offset < 0
     joined = np.maximum(batch.log_time, np.where(expired, -np.inf, batch.outcome_log_time))
     deadline = np.maximum(batch.ts, batch.log_time) + group.window + group.grace
     horizon = np.where(expired, deadline, joined) + group.remember
     rows = np.flatnonzero(batch.verdict != Verdict.LOST)
-    step = DELTA_ROWS if len(batch.group.words) <= DELTA_GROUPS else DELTA_GROUPS
+    step = DELTA_ROWS if len(named.words) <= DELTA_GROUPS else DELTA_GROUPS
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
-        codes, places = np.unique(batch.group.code[part], return_inverse=True)
+        codes, places = np.unique(named.code[part], return_inverse=True)
         matched = batch.outcome_offset[part][~expired[part]]
         yield Delta(
             expires=float(horizon[part].max()),
             lowest=int(matched.min()) if len(matched) else -1,
-            words=[batch.group.words[code] for code in codes.tolist()],
+            words=[named.words[code] for code in codes.tolist()],
             group=packing.pack(places.astype(np.int64)),
             id_hash=packing.pack(batch.id_hash[part]),
             horizon=packing.pack(horizon[part]),

@@ -11,6 +11,7 @@ from streamapp.core.joining.groups import Group
 from streamapp.core.joining.intake import Record
 from streamapp.core.joining.pages import Pages
 from streamapp.core.joining.remembered import Remembered, Resolved
+from streamapp.core.joining.roster import OTHER, Roster
 from streamapp.core.joining.tally import Tally
 from streamapp.core.settings import Label, Settings
 from streamapp.errors import DecodeError
@@ -37,8 +38,10 @@ class Matching:
         self._settings = settings
         self.predictions = Tally("predictions")
         self.outcomes = Tally("outcomes")
+        self.roster = Roster(settings)
         self.models: dict[str, ModelRows] = {}
         self.groups: dict[tuple[str, str], Group] = {}
+        """By the names that they count under, as everywhere here except where ids are told apart."""
         self.resolved: dict[str, ModelRows] = {}
         """Models with rows to be taken, in order of their first row."""
         self.arrived: dict[str, dict[str, Group]] = {}
@@ -84,6 +87,9 @@ class Matching:
         pending = self.wait(prediction, offset, log_time)
         self.pending_pages.add(offset)
         group = pending.group
+        if OTHER in (group.name, group.model):
+            self.predictions.other_model += group.model != prediction.model
+            self.predictions.other_group += group.name != prediction.group
         if not group.arrived.predictions:
             self.arrived.setdefault(group.model, {})[group.name] = group
         group.arrived.predictions.append(prediction)
@@ -98,17 +104,19 @@ class Matching:
     def _repeats(self, prediction: Prediction, log_time: float) -> bool:
         """Return whether a prediction's id and group are pending or remembered."""
         found, name = self._pending.get(prediction.prediction_id), prediction.group
-        if found is not None and (found.group.name == name if isinstance(found, Pending) else name in found):
+        if found is not None and (found.prediction.group == name if isinstance(found, Pending) else name in found):
             return True
         return self.remembered.has(prediction.prediction_id, name, log_time)
 
     def group(self, model: str, name: str) -> Group:
-        """Return the group of a model, made where it is new."""
+        """Return what a group of a model counts under, made where it is new."""
+        model = self.roster.model(model)
+        name = self.roster.group(model, name)
         group = self.groups.get((model, name))
         if group is None:
             rows = self.models.get(model)
             if rows is None:
-                rows = self.models[model] = ModelRows(model, self._partition)
+                rows = self.models[model] = ModelRows(model, self._partition, self.roster)
             group = self.groups[model, name] = Group(rows, name, self._settings)
         return group
 
@@ -118,9 +126,10 @@ class Matching:
         pending = Pending(prediction, offset, log_time, group)
         found = self._pending.setdefault(prediction.prediction_id, pending)
         if isinstance(found, dict):
-            found[group.name] = pending
+            found[prediction.group] = pending
         elif found is not pending:
-            self._pending[prediction.prediction_id] = {found.group.name: found, group.name: pending}
+            others = {found.prediction.group: found, prediction.group: pending}
+            self._pending[prediction.prediction_id] = others
         group.pending += 1
         deadline = self.deadlines.add(pending)
         if deadline < self.soonest:
@@ -276,7 +285,7 @@ class Matching:
         found = self._pending.pop(prediction_id)
         if found is not pending:
             assert isinstance(found, dict)
-            del found[group.name]
+            del found[prediction.group]
             if found:
                 self._pending[prediction_id] = found
         pending.prediction = GONE
@@ -288,7 +297,8 @@ class Matching:
         if not rows.rows:
             self.resolved[rows.model] = rows
         rows.rows.append((prediction, pending.offset, pending.log_time, verdict, outcome, offset, log_time))
-        self.remembered.add(Resolved(prediction_id, group.name, moment + group.remember, matched, offset, log_time))
+        horizon = moment + group.remember
+        self.remembered.add(Resolved(prediction_id, prediction.group, horizon, matched, offset, log_time))
 
     def lose_prediction(self, row: Row) -> None:
         """Give a pending prediction whose content is gone its verdict."""

@@ -99,10 +99,14 @@ class Rejoin:
         Their content is gone, so *log_time* stands for their times. How many there are of each group is known, and
         which offsets they had; which offset was of which group is not.
         """
+        found = sum(group.pending for group in self._matching.groups.values())
+        if sum(self._waiting.values()) - found != len(offsets):
+            raise CheckpointError(
+                f"checkpoint waits for {len(offsets)} records less, by its counts {sum(self._waiting.values()) - found}"
+            )
+        # Where settings have come to name a model or group since, more may be missing of one, and less of another.
         missing = [name for name, n in self._waiting.items() for _ in range(n - self._matching.group(*name).pending)]
-        if len(missing) != len(offsets):
-            raise CheckpointError(f"checkpoint waits for {len(offsets)} records less, by its counts {len(missing)}")
-        for (model, name), offset in zip(missing, offsets, strict=True):
+        for (model, name), offset in zip(missing, offsets, strict=False):
             prediction = Prediction(prediction_id="", model=model, group=name, ts=log_time)
             row = (prediction, offset, log_time, Verdict.LOST, columns.NO_OUTCOME, -1, float("nan"))
             self._matching.lose_prediction(row)

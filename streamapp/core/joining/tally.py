@@ -2,12 +2,15 @@
 
 STATUSES = ("read", "accepted", "rejected", "duplicate", "late", "unmatched", "misplaced", "lost", "revised")
 """``misplaced`` and ``revised`` are marks beside ``accepted``; ``lost``: retention removed it while it waited."""
+OVERFLOWN = ("other_model", "other_group")
+"""Further marks beside ``accepted``: counted under ``other``, since there were too many names of models or groups."""
+_ALL = (*STATUSES, *OVERFLOWN)
 
 
 class Tally:
     """Counts by status and, for rejected records, by reason."""
 
-    __slots__ = ("_taken", "_taken_reasons", "reasons", "topic", *STATUSES)
+    __slots__ = ("_taken", "_taken_reasons", "reasons", "topic", *_ALL)
 
     read: int
     accepted: int
@@ -18,6 +21,8 @@ class Tally:
     misplaced: int
     lost: int
     revised: int
+    other_model: int
+    other_group: int
 
     def __init__(self, topic: str) -> None:
         self.topic = topic
@@ -25,7 +30,7 @@ class Tally:
 
     def restore(self, counts: dict[str, int], reasons: dict[str, int]) -> None:
         """Go on from these counts."""
-        for status in STATUSES:
+        for status in _ALL:
             setattr(self, status, counts.get(status, 0))
         self.reasons = dict(reasons)
         self.take()
@@ -37,7 +42,7 @@ class Tally:
 
     def counts(self) -> dict[str, int]:
         """Return the counts by status."""
-        return {status: getattr(self, status) for status in STATUSES}
+        return {status: getattr(self, status) for status in _ALL}
 
     def take(self) -> tuple[dict[str, int], dict[str, int]]:
         """Return what was added by status and by reason since the last time, without zeros."""

@@ -1,0 +1,162 @@
+"""What is sent to the topics: everything that can become of a prediction, and losses that jump and come back."""
+
+import contextlib
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+
+from tests.faults.oracle import GRACE, REMEMBER, WINDOW
+
+MODELS = ("fraud", "churn")
+"""Their rows lie in different partitions of ``scored``."""
+BEHIND = 300
+"""Events that an outcome comes after its prediction."""
+
+SETTINGS = f"""
+[defaults]
+outcome_window = "{WINDOW:g}s"
+grace = "{GRACE:g}s"
+remember = "{REMEMBER:g}s"
+reference_rows = 300
+window_rows = 200
+cycle = "none"
+budget = 10_000
+control = "champion"
+
+[defaults.retrain]
+cooldown = "3s"
+minimum_rows = 100
+deadline = "60s"
+
+[defaults.learner]
+warmup = 20
+proof_rows = 100
+"""
+
+Item = tuple[str, bytes, dict[str, Any] | bytes]
+"""Topic, key, event; ``ts`` is relative to when it is sent."""
+
+
+def events(pairs: int, seed: int, prefix: str = "") -> Iterator[Item]:
+    """Yield what is sent, in order."""
+    draw = random.Random(seed)
+    waiting: list[Item] = []
+    for i in range(pairs):
+        model = MODELS[i % len(MODELS)]
+        key = f"{prefix}{model}-{i:07d}"
+        score = round(draw.random(), 6)
+        prediction = {
+            "prediction_id": key,
+            "model": model,
+            "group": "champion" if draw.random() < 0.7 else "challenger",
+            "ts": 0.0,
+            "scores": score,
+            "prediction": score >= 0.5,
+            "version": "v1",
+            "latency": round(0.001 + 0.01 * draw.random(), 6),
+            "features": {"a": score, "b": round(draw.random(), 6)},
+        }
+        drifted = pairs * 2 // 5 < i < pairs * 4 // 5
+        truth = draw.random() < (1 - score if drifted else score)
+        outcome = {"prediction_id": key, "ts": 0.1, "outcome": truth}
+        yield from _variant(draw.random(), draw, key.encode(), prediction, outcome, waiting)
+        while len(waiting) > BEHIND:
+            yield waiting.pop(0)
+    yield from waiting
+
+
+def _variant(
+    chance: float, draw: random.Random, key: bytes, prediction: dict[str, Any], outcome: dict[str, Any], waiting: Any
+) -> Iterator[Item]:
+    """Yield one prediction and whatever comes with it."""
+    first: Item = ("predictions", key, prediction)
+    answer: Item = ("outcomes", key, outcome)
+    if chance < 0.03:  # nobody ever says what was true
+        yield first
+    elif chance < 0.05:  # known too long after
+        yield first
+        waiting.append(("outcomes", key, {**outcome, "ts": WINDOW + 5}))
+    elif chance < 0.06:  # known long before, and then once more
+        yield first
+        yield "outcomes", key, {**outcome, "ts": -GRACE - 60}
+        waiting.append(answer)
+    elif chance < 0.08:  # before its prediction
+        yield answer
+        yield first
+    elif chance < 0.10:  # twice, with other content
+        yield first
+        yield "predictions", key, {**prediction, "scores": 1 - prediction["scores"]}
+        waiting.append(answer)
+        waiting.append(("outcomes", key, {**outcome, "outcome": not outcome["outcome"]}))
+    elif chance < 0.12:  # two groups answer one request, the second at once or when the outcome is there
+        other = {**prediction, "group": "challenger" if prediction["group"] == "champion" else "champion"}
+        yield first
+        waiting.append(answer)
+        if draw.random() < 0.5:
+            yield "predictions", key, other
+        else:
+            waiting.append(("predictions", key, other))
+    elif chance < 0.13:
+        yield first
+        waiting.append(("outcomes", key, {"prediction_id": outcome["prediction_id"], "ts": 0.1, "status": "never"}))
+    elif chance < 0.14:  # what cannot be read, and what does not fit
+        yield "predictions", key, b"{"
+        yield first
+        yield "outcomes", key, {**outcome, "outcome": "yes"}
+        waiting.append(answer)
+    else:
+        yield first
+        waiting.append(answer)
+
+
+class Load(threading.Thread):
+    """Sends a stream at a rate, whatever happens to the broker.
+
+    What fails to be sent is not sent: the oracle asks the topics what came in.
+
+    Args:
+        broker: Where to.
+        prefix: Of the topics.
+        pairs: How many predictions.
+        seed: Of the content.
+        rate: Predictions a second, about; 0: as fast as it goes.
+    """
+
+    def __init__(self, broker: str, prefix: str, pairs: int, seed: int, rate: float) -> None:
+        super().__init__(daemon=True)
+        self._producer = KafkaProducer(
+            bootstrap_servers=broker, linger_ms=5, batch_size=1 << 17, max_block_ms=60_000, retry_backoff_ms=200
+        )
+        self._prefix = prefix
+        self._pairs = pairs
+        self._seed = seed
+        self._rate = rate
+        self.sent = 0
+
+    def run(self) -> None:
+        began = time.monotonic()
+        for topic, key, event in events(self._pairs, self._seed, f"{self._seed}-"):
+            if isinstance(event, bytes):
+                value = event
+            else:
+                value = json.dumps({**event, "ts": round(time.time() + event["ts"], 6)}).encode()
+            with contextlib.suppress(KafkaError):
+                self._producer.send(self._prefix + topic, key=key, value=value)
+            self.sent += 1
+            ahead = self.sent / (2 * self._rate) - (time.monotonic() - began) if self._rate else 0
+            if ahead > 0.02:
+                time.sleep(ahead)
+        with contextlib.suppress(KafkaError):
+            self._producer.flush(timeout=60)
+        self._producer.close()
+
+    @property
+    def share(self) -> float:
+        """Which part was sent, about."""
+        return self.sent / (2 * self._pairs)
