@@ -1,6 +1,6 @@
 """One partition of ``scored``: its models, and the checkpoint they continue from."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
@@ -102,11 +102,23 @@ class Monitor:
 
     def summary(self) -> dict[str, Any]:
         """Return the models' part of the summary, by model in the order in which they appeared."""
-        return {name: model.summary() for name, model in self._models.items()}
+        return dict(self.summaries())
+
+    def summaries(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the same model by model. Messages may be applied between two of them."""
+        for name in list(self._models):
+            if (model := self._models.get(name)) is not None:
+                yield name, model.summary()
 
     def report(self) -> tuple[ModelReport, ...]:
         """Return how the models stand, as a copy that later messages do not change."""
-        return tuple(model.report(self._clock(name)) for name, model in self._models.items())
+        return tuple(self.reports())
+
+    def reports(self) -> Iterator[ModelReport]:
+        """Yield the same model by model. Messages may be applied between two of them."""
+        for name in list(self._models):
+            if (model := self._models.get(name)) is not None:
+                yield model.report(self._clock(name))
 
     def take(self, budget: int = BUDGET) -> dict[bytes, bytes | None]:
         """Return checkpoint entries to write with what was emitted since the last time; None deletes one.

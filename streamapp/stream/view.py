@@ -1,10 +1,16 @@
 """What a worker shows of itself: metrics, summary, readiness and the page."""
 
+import asyncio
+import contextlib
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from math import inf
+from time import monotonic
+from typing import Any, TypeVar
 from weakref import WeakSet
 
+from streamapp.core.joining.tally import OVERFLOWN
+from streamapp.core.report import ModelReport
 from streamapp.exposition import Exposition, Snapshot
 from streamapp.stream.joining import JoinerTask
 from streamapp.stream.learning import LearnerTask
@@ -16,6 +22,14 @@ logger = logging.getLogger(__name__)
 
 KEEPS_UP = 30.0
 """Seconds without progress, with lag, after which a worker is no longer ready."""
+SUMMARY_WITHIN = 5.0
+"""Seconds that a reader of the summary waits for a new one."""
+SUMMARY_HOLDS = 0.25
+"""Seconds within which readers are given the same one."""
+BREATH = 0.005
+"""Seconds of work on a picture after which the stream goes on."""
+
+_T = TypeVar("_T")
 
 
 class View:
@@ -28,7 +42,9 @@ class View:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._exposition = Exposition(runtime.around.settings)
-        self._summary: Mapping[str, Any] = summary(runtime)
+        self._summary: Mapping[str, Any] = summary(runtime, ())
+        self._summarised = -inf
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._readiness = Readiness(ready=False, reason="the worker is starting")
         self._refreshed = runtime.around.monotonic()
         self._adopted: WeakSet[MonitorTask] = WeakSet()
@@ -40,12 +56,14 @@ class View:
         Raises:
             ConfigError: the port cannot be listened on.
         """
+        with contextlib.suppress(RuntimeError):  # none runs: there is nothing to summarise either
+            self._loop = asyncio.get_running_loop()
         config = self._runtime.config
         self.web = WebServer(
             config.web_host,
             config.web_port,
             registry=self._exposition.registry,
-            summary=lambda: self._summary,
+            summary=self.summary,
             readiness=self.readiness,
         )
         self.web.start()
@@ -58,6 +76,23 @@ class View:
             return Readiness(ready=False, reason=f"the worker has not moved for {age:.0f} s")
         return self._readiness
 
+    def summary(self) -> Mapping[str, Any]:
+        """Return the summary as of now; as of before, while the loop is too busy to make one.
+
+        Called on the web server's threads. Made only when somebody asks, since it costs more than all else here.
+        """
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError, TimeoutError):
+                asyncio.run_coroutine_threadsafe(self._summarise(), self._loop).result(SUMMARY_WITHIN)
+        return self._summary
+
+    async def _summarise(self) -> None:
+        now = self._runtime.around.monotonic()
+        if now - self._summarised < SUMMARY_HOLDS:
+            return
+        self._summarised = now
+        self._summary = summary(self._runtime, [part async for part in breathing(model_summaries(self._runtime))])
+
     def waits_for(self, what: str) -> None:
         """Say what keeps the worker from working."""
         self._readiness = Readiness(ready=False, reason=what)
@@ -69,8 +104,8 @@ class View:
             if isinstance(task, MonitorTask) and task.parked is None and task not in self._adopted:
                 self._adopted.add(task)
                 self._exposition.adopt(task.restored)
-        self._exposition.publish(snapshot(runtime))
-        self._summary = summary(runtime)
+        reports = [report async for report in breathing(model_reports(runtime))]
+        self._exposition.publish(snapshot(runtime, tuple(reports)))
         self._readiness = readiness(runtime, self._readiness)
         self._refreshed = runtime.around.monotonic()
 
@@ -95,7 +130,24 @@ def readiness(runtime: Runtime, before: Readiness) -> Readiness:
     return Readiness(ready=True, details={"tasks": sorted(map(str, runtime.tasks.values()))})
 
 
-def snapshot(runtime: Runtime) -> Snapshot:
+async def breathing(items: Iterator[_T]) -> AsyncIterator[_T]:
+    """Yield items that are made one by one, and let the stream go on wherever making them has taken a while."""
+    began = monotonic()
+    for item in items:
+        yield item
+        if monotonic() - began > BREATH:
+            await asyncio.sleep(0)
+            began = monotonic()
+
+
+def model_reports(runtime: Runtime) -> Iterator[ModelReport]:
+    """Yield how the models stand whose ``scored`` partition is ours."""
+    for task in list(runtime.tasks.values()):
+        if isinstance(task, MonitorTask) and task.parked is None:
+            yield from task.monitor.reports()
+
+
+def snapshot(runtime: Runtime, models: tuple[ModelReport, ...]) -> Snapshot:
     """Return what Prometheus is to see."""
     counters = runtime.around.counters
     tasks = [task for task in runtime.tasks.values() if task.parked is None]
@@ -105,7 +157,7 @@ def snapshot(runtime: Runtime) -> Snapshot:
     joiners = [task for task in tasks if isinstance(task, JoinerTask)]
     now = runtime.around.monotonic()
     return Snapshot(
-        models=tuple(report for task in tasks if isinstance(task, MonitorTask) for report in task.monitor.report()),
+        models=models,
         events=dict(counters.events),
         rejected=dict(counters.rejected),
         signals=dict(counters.signals),
@@ -124,26 +176,32 @@ def snapshot(runtime: Runtime) -> Snapshot:
     )
 
 
-def summary(runtime: Runtime) -> dict[str, Any]:
-    """Return the summary of the models whose ``scored`` partition is ours, and of what this process has read."""
+def model_summaries(runtime: Runtime) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the summaries of the models whose ``scored`` partition is ours, with what happened to them."""
     tasks = [task for task in runtime.tasks.values() if task.parked is None]
-    models: dict[str, Any] = {}
     updates: dict[str, list[Any]] = {}
     for task in tasks:
         if isinstance(task, LearnerTask):
             updates |= {model: task.updates.of(model) for model in task.updates.models()}
     for task in tasks:
         if isinstance(task, MonitorTask):
-            for model, part in task.monitor.summary().items():
-                models[model] = {
-                    **part,
-                    "signals": task.signals.of(model),
-                    "decisions": [],
-                    "retrain": task.requests.of(model),
-                    "reviews": 0,
-                    "model_updates": updates.get(model, []),
-                }
-    return {"models": models, "events": _events(runtime)}
+            for model, part in task.monitor.summaries():
+                yield (
+                    model,
+                    {
+                        **part,
+                        "signals": task.signals.of(model),
+                        "decisions": [],
+                        "retrain": task.requests.of(model),
+                        "reviews": 0,
+                        "model_updates": updates.get(model, []),
+                    },
+                )
+
+
+def summary(runtime: Runtime, models: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Return the summary of models, and of what this process has read."""
+    return {"models": dict(models), "events": _events(runtime)}
 
 
 def _events(runtime: Runtime) -> dict[str, dict[str, int]]:
@@ -159,4 +217,5 @@ def _events(runtime: Runtime) -> dict[str, dict[str, int]]:
     }
     events = {topic: {name: counts.get((topic, name), 0) for name in statuses} for topic, statuses in names.items()}
     events["outcomes"]["waiting"] = waiting
+    events["predictions"] |= {mark: n for mark in OVERFLOWN if (n := counts.get(("predictions", mark), 0))}
     return events

@@ -1,16 +1,31 @@
 """What a worker shows of itself is what its tasks are, and readiness never flatters."""
 
+import asyncio
 import json
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
+from typing import Any
 
 import pytest
 from faust.types import TP
 
-from streamapp.core.events import Tick
+from streamapp.core.events import Position, Tick
 from streamapp.stream.codec import encode_scored
 from streamapp.stream.transport import EndProof
-from streamapp.stream.view import KEEPS_UP, View, readiness, snapshot, summary
+from streamapp.stream.view import (
+    BREATH,
+    KEEPS_UP,
+    SUMMARY_HOLDS,
+    View,
+    breathing,
+    model_reports,
+    model_summaries,
+    readiness,
+    snapshot,
+    summary,
+)
 from streamapp.web.server import Readiness
 from tests.core.rows import Row, batch
 from tests.stream.doubles import START, commit, prediction, run
@@ -50,7 +65,7 @@ def test_a_parked_task_is_named_with_its_reason(stage: Stage) -> None:
     assert (found.ready, found.reason) == (False, "tasks are parked")
     assert list(found.details) == ["monitor-0"]
     assert "it is damaged" in found.details["monitor-0"]
-    assert snapshot(stage.runtime).parked == {("monitor", 0): "checkpoint"}
+    assert snapshot(stage.runtime, tuple(model_reports(stage.runtime))).parked == {("monitor", 0): "checkpoint"}
 
 
 def test_lag_without_progress_is_not_ready(stage: Stage) -> None:
@@ -97,7 +112,7 @@ def test_the_snapshot_has_positions_lags_and_checkpoints_of_what_runs(stage: Sta
         stage.bench.clock.now += 2
 
     run(work())
-    found = snapshot(stage.runtime)
+    found = snapshot(stage.runtime, tuple(model_reports(stage.runtime)))
     assert found.lag[TP("t.predictions", 0)] == 0
     assert found.lag[TP("t.scored", 0)] == 1
     assert found.pending == {0: 0}
@@ -114,7 +129,7 @@ def test_the_summary_has_the_models_and_what_was_read(stage: Stage) -> None:
         await stage.runtime.handle(stage.broker.batch("t.scored", 0))
 
     run(work())
-    found = summary(stage.runtime)
+    found = summary(stage.runtime, model_summaries(stage.runtime))
     assert list(found["models"]) == ["fraud"]
     assert {"signals", "decisions", "retrain", "reviews", "model_updates", "groups"} <= set(found["models"]["fraud"])
     assert found["events"]["predictions"] == {"read": 0, "accepted": 0, "rejected": 0, "duplicate": 0}
@@ -144,5 +159,56 @@ def test_monitors_are_adopted_once_each(tmp_path: Path) -> None:
             await stage.runtime.revoke()
             await stage.own()
             await view.refresh()
+
+    run(work())
+
+
+def test_making_a_picture_lets_the_stream_go_on_wherever_it_takes_a_while() -> None:
+    turns: list[str] = []
+
+    def slowly() -> Iterator[int]:
+        for number in range(4):
+            until = monotonic() + 1.5 * BREATH
+            while monotonic() < until:
+                pass
+            turns.append("picture")
+            yield number
+
+    async def stream() -> None:
+        for _ in range(3):
+            turns.append("stream")
+            await asyncio.sleep(0)
+
+    async def work() -> list[int]:
+        beside = asyncio.ensure_future(stream())
+        seen = [number async for number in breathing(slowly())]
+        await beside
+        return seen
+
+    assert run(work()) == [0, 1, 2, 3]
+    assert turns[:4] == ["picture", "stream", "picture", "stream"]
+
+
+def test_the_summary_is_made_when_somebody_asks_for_it(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+
+    async def ask(view: View) -> dict[str, Any]:
+        assert view.web is not None
+        with await asyncio.to_thread(urllib.request.urlopen, view.web.url + "/api/summary", timeout=10) as answer:
+            return dict(json.loads(answer.read()))
+
+    async def work() -> None:
+        view = View(stage.runtime)
+        view.start()
+        assert view.web is not None
+        try:
+            await stage.own("monitor-0")
+            monitor = stage.task("monitor-0").monitor
+            assert (await ask(view))["models"] == {}
+            monitor.apply(batch([Row(scores=0.5, outcome=True)]), Position(0, 0, START))
+            stage.bench.clock.now += SUMMARY_HOLDS
+            assert (await ask(view))["models"].keys() == {"fraud"}
+        finally:
+            view.web.stop()
 
     run(work())
