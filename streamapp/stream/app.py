@@ -6,6 +6,7 @@ import logging
 import logging.config
 import os
 import signal
+from time import monotonic
 from typing import Any
 
 import faust
@@ -27,7 +28,10 @@ BUFFERED_BATCHES = 8
 """Fetch batches of one topic that wait for its agent before fetching pauses."""
 GROUP_COMMIT_INTERVAL = 5.0
 GC_THRESHOLDS = (50_000, 20, 100)
-VIEW_INTERVAL = 1.0
+VIEW_INTERVAL = 0.25
+VIEW_LONGEST = 2.0
+VIEW_SHARE = 0.05
+PARENT_INTERVAL = 1.0
 SUPERVISED = "STREAMAPP_SUPERVISED"
 """Id of the process that started this one, if this one is to end when that one has gone."""
 
@@ -98,7 +102,7 @@ class App(faust.App):
             # Faust stops without telling anybody what becomes of the partitions.
             loop.add_signal_handler(number, self.runtime.stop)
         # From here on, not only once there are topics: an orphan that waits would keep the web port.
-        self.add_future(self._repeat(VIEW_INTERVAL, self._notice_parent))
+        self.add_future(self._repeat(PARENT_INTERVAL, self._notice_parent))
         try:
             self.view.start()
             await ready_to_start(self.config, self.roles, self.view.waits_for)
@@ -125,8 +129,15 @@ class App(faust.App):
         await super().on_start()
         self.runtime.attach(self.consumer)
         self.add_future(self.runtime.run())
-        self.add_future(self._repeat(VIEW_INTERVAL, self.view.refresh))
+        self.add_future(self._show())
         self.add_future(self._repeat(GROUP_COMMIT_INTERVAL, self._commit_group))
+
+    async def _show(self) -> None:
+        """Take a new picture again and again: often where that is cheap, and for a small share of the time only."""
+        while not self.should_stop:
+            began = monotonic()
+            await self.view.refresh()
+            await self.sleep(min(max(VIEW_INTERVAL, (monotonic() - began) / VIEW_SHARE), VIEW_LONGEST))
 
     async def _repeat(self, seconds: float, work: Any) -> None:
         while not self.should_stop:
