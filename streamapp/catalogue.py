@@ -101,6 +101,11 @@ FAMILIES: tuple[Family, ...] = (
     Family("streamapp_checkpoint_bytes", "gauge", ("role", "partition"), "Bytes of state in the last commit."),
     Family("streamapp_recoveries_total", "counter", ("role", "reason"), "Recoveries, fences and parked tasks."),
     Family("streamapp_parked", "gauge", ("role", "partition", "reason"), "1 for each task that is parked."),
-    Family("streamapp_label_overflow_total", "counter", ("label",), "Label values beyond the cap: they became other."),
+    Family(
+        "streamapp_label_overflow_total",
+        "counter",
+        ("label",),
+        "Label values beyond the cap, and predictions of models or groups beyond the most: they became other.",
+    ),
 )
 """Series that exist today."""

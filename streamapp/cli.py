@@ -20,6 +20,10 @@ app = typer.Typer(
 )
 scored = typer.Typer(help="Look into the stream of resolved predictions.", no_args_is_help=True)
 app.add_typer(scored, name="scored")
+dead_letters = typer.Typer(help="Look at messages that could not be used, and send them again.", no_args_is_help=True)
+app.add_typer(dead_letters, name="dead-letters")
+checkpoint = typer.Typer(help="Look at what tasks have stored.", no_args_is_help=True)
+app.add_typer(checkpoint, name="checkpoint")
 
 EXIT = """
 \b
@@ -179,6 +183,46 @@ def tail(
     from streamapp.commands.scored import run
 
     run(json=json, from_beginning=from_beginning, until_end=until_end, everything=everything)
+
+
+Reason = Annotated[str | None, typer.Option(help="Only letters with this reason.")]
+
+
+@dead_letters.command("list", epilog=EXIT)
+def list_letters(
+    reason: Reason = None,
+    limit: Annotated[int, typer.Option(min=1, help="Show the newest so many.")] = 100,
+    json: Json = False,
+) -> None:
+    """Show where messages were that could not be used, and why; nothing of the messages themselves."""
+    from streamapp.commands.dead_letters import show
+
+    show(json=json, reason=reason, limit=limit)
+
+
+@dead_letters.command(epilog=EXIT)
+def redrive(
+    reason: Reason = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent, and send nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; without a terminal nothing is asked.")] = False,
+    json: Json = False,
+) -> None:
+    """Send dead letters back to their topics, each once, when the cause is mended."""
+    from streamapp.commands.dead_letters import redrive as run
+
+    raise typer.Exit(run(reason=reason, dry_run=dry_run, yes=yes, json=json))
+
+
+@checkpoint.command(epilog=EXIT)
+def inspect(
+    role: Annotated[str | None, typer.Option(help="joiner, monitor or learner. Default: all.")] = None,
+    partition: Annotated[int | None, typer.Option(min=0, help="Only this partition.")] = None,
+    json: Json = False,
+) -> None:
+    """Show what tasks have stored, and whether it can be read; exits 1 where it cannot."""
+    from streamapp.commands.checkpoint import run
+
+    raise typer.Exit(run(role=role, partition=partition, json=json))
 
 
 def _say(line: str) -> None:

@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from streamapp.catalogue import FAMILIES, Family
 from streamapp.core import quantiles
+from streamapp.core.joining.tally import OVERFLOWN
 from streamapp.core.report import GroupReport, ModelReport
 from streamapp.core.settings import Settings
 
@@ -139,7 +140,7 @@ class Exposition(Collector):
         _process_gauges(families, snapshot)
         for model in snapshot.models:
             _model_gauges(families, model, self._settings)
-        families.overflow()
+        families.overflow(snapshot.events)
         yield from families
 
     def _count(self, models: Iterable[ModelReport]) -> None:
@@ -220,9 +221,14 @@ class _Families:
             else:
                 metric.add_metric(labels, parts[0])
 
-    def overflow(self) -> None:
-        """Add how many label values have overflown."""
-        for label, count in self._labels.overflow().items():
+    def overflow(self, events: Mapping[tuple[str, str], int]) -> None:
+        """Add how many label values have overflown, and how many predictions the joiner had to count as other."""
+        counts = self._labels.overflow()
+        for mark in OVERFLOWN:
+            if count := events.get(("predictions", mark), 0):
+                label = mark.removeprefix("other_")
+                counts[label] = counts.get(label, 0) + count
+        for label, count in counts.items():
             self._metrics["streamapp_label_overflow_total"].add_metric((label,), count)
 
     def _capped(self, family: Family, labels: _Labels) -> _Labels:

@@ -16,6 +16,7 @@ from streamapp.core.events import (
     UpdateMetrics,
 )
 from streamapp.core.join import InputBatch, Joiner
+from streamapp.core.joining.tally import OVERFLOWN
 from streamapp.core.learner import Learner, seed_of
 from streamapp.core.monitor import Monitor
 from streamapp.core.settings import Settings
@@ -118,6 +119,7 @@ class Pipeline:
             }
         totals = self.joiner.totals
         events = {topic: {status: totals[topic][status] for status in names} for topic, names in _STATUSES.items()}
+        events["predictions"] |= {mark: count for mark in OVERFLOWN if (count := totals["predictions"][mark])}
         return {"models": models, "events": events}
 
     def snapshot(self) -> Snapshot:

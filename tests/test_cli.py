@@ -6,12 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from kafka import KafkaProducer
 
 from streamapp.cli import main
 from streamapp.config import VARIABLES
+from streamapp.core.events import DeadLetter
 from streamapp.embedded import EmbeddedBroker
+from streamapp.stream.dead_letters import dead_letter
+from streamapp.stream.topics import Topics
 
 VERBS = ["demo", "worker", "replay", "simulate", "topics", "check", "status", "scored tail"]
+VERBS += ["dead-letters list", "dead-letters redrive", "checkpoint inspect"]
 NOBODY = "127.0.0.1:9"
 """The discard port: nothing listens there."""
 
@@ -59,6 +64,8 @@ def test_python_dash_m_is_the_same_command() -> None:
         ("unknown",),
         ("replay",),
         ("demo", "--for", "soon"),
+        ("checkpoint", "inspect", "--role", "joyner"),
+        ("dead-letters", "list", "--limit", "0"),
         ("demo", "--scenario", "sudden"),
         ("worker", "--only", "joyner"),
         ("worker", "--models", "/none.toml"),
@@ -86,6 +93,10 @@ def test_bad_usage_is_one_line_and_exit_code_two(
         ("topics", "--check", "--timeout", "0.2"),
         ("topics", "--create", "--timeout", "0.2"),
         ("scored", "tail"),
+        ("dead-letters", "list"),
+        ("dead-letters", "redrive"),
+        ("dead-letters", "redrive", "--dry-run"),
+        ("checkpoint", "inspect"),
         ("simulate",),
     ],
     ids=" ".join,
@@ -161,3 +172,27 @@ def test_topics_are_made_once_filled_by_simulate_and_read_by_tail(
     assert report["failed"] == report["dropped"] == report["rejected"] == 0
     assert run("scored", "tail", "--from-beginning", "--until-end") == 0
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.embedded
+def test_letters_are_redriven_once_without_transactions_too(
+    embedded: EmbeddedBroker, prefix: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("BROKER", embedded.bootstrap), ("TOPIC_PREFIX", prefix), ("TRANSACTIONS", "false")):
+        monkeypatch.setenv(f"STREAMAPP_{name}", value)
+    assert run("topics", "--create") == 0
+    found = DeadLetter(
+        topic="outcomes", partition=0, offset=3, key=b"k", value=b"{", reason="malformed", error="no JSON"
+    )
+    record = dead_letter(Topics(prefix), found)
+    kafka = KafkaProducer(bootstrap_servers=embedded.bootstrap)
+    kafka.send(record.topic, key=record.key, value=record.value, headers=list(record.headers))
+    kafka.flush()
+    kafka.close()
+    capsys.readouterr()
+    assert run("dead-letters", "redrive") == 0
+    assert capsys.readouterr().out == f"1 sent to {prefix}outcomes\n"
+    assert run("dead-letters", "redrive") == 0
+    assert "1 left alone, redriven before" in capsys.readouterr().out
+    assert run("checkpoint", "inspect", "--role", "learner") == 0
+    assert "learner-0: nothing stored" in capsys.readouterr().out

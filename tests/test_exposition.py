@@ -232,6 +232,14 @@ def test_counts_and_gauges_of_the_process_are_shown() -> None:
     assert value(exposition, "streamapp_learner_progress_timestamp_seconds", model="fraud") == 1.7e9
 
 
+def test_predictions_that_the_joiner_counted_as_other_are_told() -> None:
+    exposition = Exposition(Settings())
+    exposition.publish(Snapshot(events={("predictions", "accepted"): 9, ("predictions", "other_group"): 4}))
+    assert value(exposition, "streamapp_label_overflow_total", label="group") == 4
+    assert value(exposition, "streamapp_label_overflow_total", label="model") is None
+    assert value(exposition, "streamapp_events_total", topic="predictions", status="other_group") is None
+
+
 def test_label_values_beyond_the_cap_become_other_and_their_counters_add_up() -> None:
     exposition = Exposition(Settings(), cap=3)
     models = tuple(model(group(predictions=1), name=f"m{i}") for i in range(10))

@@ -12,14 +12,13 @@ import aiokafka
 import msgspec
 from aiokafka.errors import KafkaError
 
+from streamapp.commands.broker import partitions
 from streamapp.config import ProcessConfig
 from streamapp.core.events import SOURCES, Scored, ScoredBatch, Tick, Verdict
 from streamapp.errors import ConfigError, DecodeError
 from streamapp.stream.codec import decode_scored
-from streamapp.stream.topics import Topics, connected
+from streamapp.stream.topics import Topics
 from streamapp.tables import moment
-
-ANSWER_WITHIN = 10.0
 
 
 def run(*, json: bool, from_beginning: bool, until_end: bool, everything: bool) -> None:
@@ -48,7 +47,7 @@ async def _tail(config: ProcessConfig, *, json: bool, from_beginning: bool, unti
         raise ConfigError(f"no answer from {config.broker} ({error})") from None
     try:
         waiting = {
-            aiokafka.TopicPartition(topic, number) for number in await asyncio.to_thread(_partitions, config, topic)
+            aiokafka.TopicPartition(topic, number) for number in await asyncio.to_thread(partitions, config, topic)
         }
         consumer.assign(waiting)
         await (consumer.seek_to_beginning() if from_beginning else consumer.seek_to_end())
@@ -62,15 +61,6 @@ async def _tail(config: ProcessConfig, *, json: bool, from_beginning: bool, unti
                 waiting = {tp for tp in waiting if not await _at_end(consumer, tp, config)}
     finally:
         await consumer.stop()
-
-
-def _partitions(config: ProcessConfig, topic: str) -> set[int]:
-    """Ask the broker: aiokafka's consumer does not know of a topic before it reads it."""
-    with connected(config.broker, ANSWER_WITHIN, config.security()) as admin:
-        (found,) = admin.describe_topics([topic])
-    if not found["partitions"]:
-        raise ConfigError(f"{config.broker} has no topic {topic}: make it by `streamapp topics --create`")
-    return {each["partition_index"] for each in found["partitions"]}
 
 
 async def _at_end(consumer: Any, tp: Any, config: ProcessConfig) -> bool:

@@ -22,6 +22,8 @@ Bytes = NDArray[np.uint8]
 
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Id = Annotated[str, Meta(min_length=1, max_length=1024)]
+Word = Annotated[str, Meta(max_length=256)]
+"""A class, or another string that state is kept by."""
 Time = Annotated[float, Meta(ge=0.0, lt=1e11)] | Annotated[datetime, Meta(tz=True)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Positive = Annotated[float, Meta(gt=0.0, le=1.0)]
@@ -42,25 +44,25 @@ class Prediction(Struct, frozen=True, gc=False, omit_defaults=True):
     """When the prediction was made."""
     group: Name = "default"
     """The A/B group that answered."""
-    prediction: bool | str | float | None = None
+    prediction: bool | Word | float | None = None
     """The answer; may be left out where there are scores: the threshold or the likeliest class decides then."""
     scores: Share | dict[str, Share] | None = None
     """Probability of the positive class, or of each class; those sum to 1 ± 1e-6."""
     features: Raw = NO_FEATURES
     """Name to number, string, bool or null: what the learner learns from. Kept as it came, empty where not given."""
-    version: str | None = None
+    version: Word | None = None
     """Build of the model that answered; detectors begin anew with one never seen before."""
     latency: Annotated[float, Meta(ge=0.0)] | None = None
     """Seconds that the model took."""
-    unit: str | None = None
+    unit: Word | None = None
     """Unit of randomisation, e.g. a user."""
     propensity: Positive | None = None
     """Probability with which this group was assigned."""
     propensities: dict[str, Share] | None = None
     """Probability of assignment of each group."""
-    experiment: str | None = None
+    experiment: Word | None = None
     """Name of the comparison that this prediction belongs to."""
-    series: str | None = None
+    series: Word | None = None
     """Entity of a time series: persistence and seasonal baselines look back within it."""
     tags: dict[str, str] | None = None
     """Segments."""
@@ -76,7 +78,7 @@ class Outcome(Struct, frozen=True, gc=False, omit_defaults=True):
     """The prediction that it belongs to."""
     ts: Time
     """When it became known."""
-    outcome: bool | str | float | None = None
+    outcome: bool | Word | float | None = None
     """What turned out to be true, of the same type as the prediction."""
     loss: Share | None = None
     """How bad the answer was, where no single answer is right; it stands for the configured loss."""

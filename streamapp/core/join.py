@@ -18,10 +18,13 @@ from streamapp.core.joining.intake import InputBatch, Intake
 from streamapp.core.joining.joinstate import JoinCheckpoint
 from streamapp.core.joining.matching import Matching
 from streamapp.core.joining.rejoin import Rejoin
+from streamapp.core.joining.roster import Limits
 from streamapp.core.settings import Settings
 from streamapp.errors import DecodeError
 
-__all__ = ["InputBatch", "JoinOutput", "Joiner"]
+__all__ = ["InputBatch", "JoinOutput", "Joiner", "Limits"]
+
+_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +57,15 @@ class Joiner:
         settings: Settings of the models.
         partitions: How many partitions the topics have, to count records whose key is not their prediction_id or
             whose key belongs elsewhere as ``misplaced``; None: do not look.
+        limits: How many models and groups are counted under their own names; further ones are counted as ``other``.
     """
 
-    def __init__(self, partition: int, settings: Settings, *, partitions: int | None = None) -> None:
+    def __init__(
+        self, partition: int, settings: Settings, *, partitions: int | None = None, limits: Limits = _LIMITS
+    ) -> None:
         self._partition = partition
         self._partitions = partitions
-        self._matching = Matching(partition, settings)
+        self._matching = Matching(partition, settings, limits)
         self._predictions = Intake()
         self._outcomes = Intake()
         self._misplaced: tuple[set[int], set[int]] = set(), set()
@@ -299,6 +305,7 @@ class Joiner:
         entries: Mapping[bytes, bytes],
         *,
         partitions: int | None = None,
+        limits: Limits = _LIMITS,
         allow_lost: bool = False,
     ) -> "Joiner":
         """Return a joiner that stands where the entries of a checkpoint were taken.
@@ -312,12 +319,13 @@ class Joiner:
             settings: See there.
             entries: Every entry of the checkpoint.
             partitions: See there.
+            limits: See there.
             allow_lost: Give pending predictions that retention removed the verdict LOST, rather than refuse.
 
         Raises:
             CheckpointError: The entries are incomplete, broken, or of another partition or format.
         """
-        joiner = cls(partition, settings, partitions=partitions)
+        joiner = cls(partition, settings, partitions=partitions, limits=limits)
         joiner._checkpoint, waiting = JoinCheckpoint.restore(
             partition, entries, joiner._matching, joiner._predictions, joiner._outcomes
         )

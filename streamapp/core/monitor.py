@@ -74,6 +74,11 @@ class Monitor:
         """Offset of the next message to apply: where to seek to after :meth:`restore`."""
         return self._next
 
+    @property
+    def format(self) -> int:
+        """Format of the checkpoint that it was restored from, or writes."""
+        return self._meta.version
+
     def apply(self, message: Scored, position: Position) -> tuple[Signal | RetrainRequest, ...]:
         """Take one message; return what follows from it, oldest first.
 

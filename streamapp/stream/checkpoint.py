@@ -95,6 +95,21 @@ class Checkpoint:
             )
         return entries
 
+    @property
+    def inputs(self) -> Mapping[str, InputMark]:
+        """What :meth:`load` found of the inputs, by topic; empty before it, and for a task that has never committed."""
+        return self._inputs.inputs if self._inputs is not None else {}
+
+    @property
+    def format(self) -> int | None:
+        """Format that :meth:`load` found; None as for :attr:`inputs`."""
+        return self._inputs.format if self._inputs is not None else None
+
+    @property
+    def sizes(self) -> Mapping[bytes, int]:
+        """Bytes of the current value of each key."""
+        return self._sizes
+
     async def verify(self, reader: Reader, inputs: Sequence[TP]) -> dict[TP, InputMark]:
         """Return the marks, having made sure that the inputs are still the logs that they were made from.
 

@@ -1,7 +1,9 @@
+from collections import Counter
+
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streamapp.core.join import Joiner
+from streamapp.core.join import Joiner, Limits
 from streamapp.errors import DecodeError
 from tests.core.joining import SETTINGS, Log, Run, observe, oracle, predict, restore, whole
 
@@ -11,7 +13,7 @@ LABELS = st.sampled_from([True, True, True, "x", 1.0, None])
 
 
 @st.composite
-def logs(draw):
+def logs(draw, models=("m", "m", "long", "assumed"), groups=("g", "g", "h")):
     """Two logs whose times are small whole numbers, so that every boundary is met often."""
     first, gap = draw(st.sampled_from([(0, 1), (65_530, 1), (7, 3)]))
     predictions, outcomes = [], []
@@ -26,8 +28,8 @@ def logs(draw):
                 event = predict(
                     draw(IDS),
                     max(ts, 0),
-                    group=draw(st.sampled_from(["g", "g", "h"])),
-                    model=draw(st.sampled_from(["m", "m", "long", "assumed"])),
+                    group=draw(st.sampled_from(groups)),
+                    model=draw(st.sampled_from(models)),
                     prediction=draw(LABELS),
                     scores=0.5,
                 )
@@ -53,9 +55,9 @@ STEPS = st.lists(
 )
 
 
-def drive(predictions, outcomes, steps, end=END):
+def drive(predictions, outcomes, steps, end=END, **options):
     """Feed a joiner as the steps say, then all that is left; return everything that came out."""
-    joiner, run = Joiner(0, SETTINGS), Run()
+    joiner, run = Joiner(0, SETTINGS, **options), Run()
     logs = {"predictions": predictions, "outcomes": outcomes}
     done = {"predictions": 0, "outcomes": 0}
     times = {name: log.log_times() for name, log in logs.items()}
@@ -80,7 +82,7 @@ def drive(predictions, outcomes, steps, end=END):
             for topic, log in logs.items():
                 getattr(joiner, topic)(log.batch(max(done[topic] - n, 0), done[topic]))
         elif name == "crash" and run.entries:
-            joiner = restore(run, predictions, outcomes)
+            joiner = restore(run, predictions, outcomes, **options)
             done = {
                 "predictions": predictions.place(joiner.predictions_applied),
                 "outcomes": outcomes.place(joiner.outcomes_applied),
@@ -137,4 +139,41 @@ def test_when_every_window_grace_and_horizon_has_passed_nothing_is_left(both, st
     assert not matching.remembered.by_id
     assert not matching.early.by_id
     assert matching.deadlines._size == 0
-    assert run.entries.keys() == {b"meta"}
+    assert {key for key in run.entries if not key.startswith(b"names/")} == {b"meta"}
+
+
+MANY = logs(models=("m", "n", "long", "other"), groups=("g", "h", "i", "other"))
+FEW = Limits(groups=2, models=1)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(MANY, STEPS)
+def test_names_beyond_the_limits_become_other_in_order_of_their_first_accepted_prediction(both, steps):
+    """Nothing else changes, whatever the order of reading and the restarts are."""
+    unlimited, _ = drive(*both, [], end=1e9)
+    models, groups = [], {}
+
+    def counted(model, group):
+        if model not in models and (model == "long" or model == "other" or len(models) < FEW.models):
+            models.append(model)
+        model = model if model in models else "other"
+        if model == "other" and model not in models:
+            models.append(model)
+        taken = groups.setdefault(model, [])
+        if group not in taken and (group == "other" or len(taken) < FEW.groups):
+            taken.append(group)
+        group = group if group in taken else "other"
+        if group not in taken:
+            taken.append(group)
+        return model, group
+
+    names = {row[0]: counted(*row[1:3]) for row in unlimited.all_rows()}
+    expected = sorted((row[0], *names[row[0]], *row[3:]) for row in unlimited.all_rows())
+    run, joiner = drive(*both, steps, end=1e9, limits=FEW)
+    assert run.all_rows() == expected
+    assert run.arrived == Counter(names.values())
+    assert run.dead == unlimited.dead
+    changed = [(row[1] != names[row[0]][0], row[2] != names[row[0]][1]) for row in unlimited.all_rows()]
+    marks = joiner.totals["predictions"]
+    assert (marks["other_model"], marks["other_group"]) == tuple(map(sum, zip(*changed, strict=True))) or not changed
+    assert all(batch_model in models for batch_model in run.rows)

@@ -22,6 +22,7 @@ from streamapp.stream.producer import MOST_BYTES
 from tests.stream.doubles import START, Stored
 
 ROOM = MAX_BYTES - 200
+WORDS = ("prediction", "series", "version", "unit", "experiment")
 
 
 def scored_sizes(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[int]:
@@ -47,8 +48,10 @@ def scored_sizes(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[int
     ("prediction", "outcome"),
     [
         ({"prediction": True, "features": {"x": "y" * (ROOM - 30)}}, {"outcome": True}),
-        ({"prediction": "a" * ROOM}, {"outcome": "b" * ROOM}),
-        ({"prediction": "a", "series": "s" * (ROOM // 2), "version": "v" * (ROOM // 2 - 200)}, {"outcome": "b" * ROOM}),
+        (
+            {name: name[0] * 256 for name in WORDS} | {"features": {"x": "y" * (ROOM - 2000)}},
+            {"outcome": "b" * 256},
+        ),
     ],
 )
 def test_the_largest_pairs_fit_into_a_message_each(prediction: dict[str, Any], outcome: dict[str, Any]) -> None:
@@ -60,7 +63,7 @@ def test_rows_with_the_longest_names_of_classes_fit_into_a_message_each() -> Non
         names = [f"{number}-{i}".ljust(MAX_CLASS_NAME, "x") for i in range(MAX_CLASSES)]
         return {name: float(i == 0) for i, name in enumerate(names)}
 
-    pairs = [({"scores": scores(number)}, {"outcome": "b" * ROOM}) for number in range(3)]
+    pairs = [({"scores": scores(number)}, {"outcome": "b" * 256}) for number in range(3)]
     assert max(scored_sizes(pairs)) <= MOST_BYTES - 1000
 
 
@@ -68,4 +71,20 @@ def test_rows_with_the_longest_names_of_classes_fit_into_a_message_each() -> Non
 def test_a_longer_name_of_a_class_is_rejected(length: int, reason: str) -> None:
     value = json.dumps({"prediction_id": "p", "model": "m", "ts": START, "scores": {"x" * length: 1.0}}).encode()
     (event,) = decode_predictions([value])
+    assert (event.reason if isinstance(event, DecodeError) else "") == reason
+
+
+@pytest.mark.parametrize("field", WORDS)
+@pytest.mark.parametrize(("length", "reason"), [(256, ""), (257, "out_of_range"), (900_000, "out_of_range")])
+def test_strings_that_state_is_kept_by_are_short(field: str, length: int, reason: str) -> None:
+    value = json.dumps({"prediction_id": "p", "model": "m", "ts": START, "prediction": True, field: "ü" * length})
+    (event,) = decode_predictions([value.encode() if length < 1000 else value.replace("\\u00fc", "u").encode()])
+    assert (event.reason if isinstance(event, DecodeError) else "") == reason
+    if reason:
+        assert str(event) == f"expected `str` of length <= 256 - at `$.{field}`"
+
+
+@pytest.mark.parametrize(("length", "reason"), [(256, ""), (257, "out_of_range")])
+def test_a_longer_outcome_is_rejected(length: int, reason: str) -> None:
+    (event,) = decode_outcomes([json.dumps({"prediction_id": "p", "ts": START, "outcome": "x" * length}).encode()])
     assert (event.reason if isinstance(event, DecodeError) else "") == reason

@@ -11,7 +11,7 @@ from streamapp.core.joining.groups import Group
 from streamapp.core.joining.intake import Record
 from streamapp.core.joining.pages import Pages
 from streamapp.core.joining.remembered import Remembered, Resolved
-from streamapp.core.joining.roster import OTHER, Roster
+from streamapp.core.joining.roster import Limits, Roster
 from streamapp.core.joining.tally import Tally
 from streamapp.core.settings import Label, Settings
 from streamapp.errors import DecodeError
@@ -33,12 +33,12 @@ class Matching:
     Results collect in the public attributes until they are taken.
     """
 
-    def __init__(self, partition: int, settings: Settings) -> None:
+    def __init__(self, partition: int, settings: Settings, limits: Limits) -> None:
         self._partition = partition
         self._settings = settings
         self.predictions = Tally("predictions")
         self.outcomes = Tally("outcomes")
-        self.roster = Roster(settings)
+        self.roster = Roster(settings, limits)
         self.models: dict[str, ModelRows] = {}
         self.groups: dict[tuple[str, str], Group] = {}
         """By the names that they count under, as everywhere here except where ids are told apart."""
@@ -87,7 +87,7 @@ class Matching:
         pending = self.wait(prediction, offset, log_time)
         self.pending_pages.add(offset)
         group = pending.group
-        if OTHER in (group.name, group.model):
+        if group.collects:
             self.predictions.other_model += group.model != prediction.model
             self.predictions.other_group += group.name != prediction.group
         if not group.arrived.predictions:

@@ -4,20 +4,25 @@ What comes later is counted under :data:`OTHER`. Names are never forgotten: so u
 follows from its model and group alone, now and when it is read again after a restart.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
+from msgspec import Struct
 
 from streamapp.core.settings import ModelSettings, Settings
 from streamapp.errors import CheckpointError
 
 OTHER = "other"
 """What further names are counted under; itself it is always taken."""
-GROUPS = 100
-"""Groups of one model; those that its settings name are taken beyond it."""
-MODELS = 1000
-"""Models of one joiner; likewise."""
 NAMES = b"names/"
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """How many names one joiner takes; those that the settings name are taken beyond."""
+
+    groups: int = 100
+    """Of one model."""
+    models: int = 1000
 
 
 class Roster:
@@ -25,10 +30,12 @@ class Roster:
 
     Args:
         settings: Models and groups that they name are always taken.
+        limits: How many others are.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, limits: Limits) -> None:
         self._settings = settings
+        self._limits = limits
         self._groups: dict[str, dict[str, None]] = {}
         """By model, in order of their first predictions."""
         self._changed: dict[str, None] = {}
@@ -37,7 +44,7 @@ class Roster:
         """Return the name that a model counts under, having taken it if there is room."""
         if name in self._groups:
             return name
-        if name == OTHER or name in self._settings.models or len(self._groups) < MODELS:
+        if name == OTHER or name in self._settings.models or len(self._groups) < self._limits.models:
             self._groups[name] = {}
             self._changed[name] = None
             return name
@@ -53,11 +60,16 @@ class Roster:
         groups = self._groups[model]
         if name in groups:
             return name
-        if name == OTHER or len(groups) < GROUPS or name in _planned(self._settings.of(model)):
+        if name == OTHER or len(groups) < self._limits.groups or name in _planned(self._settings.of(model)):
             groups[name] = None
             self._changed[model] = None
             return name
         return self.group(model, OTHER)
+
+    @property
+    def taken(self) -> Mapping[str, Collection[str]]:
+        """Groups by model, both in the order in which they were taken."""
+        return {model: tuple(groups) for model, groups in self._groups.items()}
 
     def changes(self) -> dict[bytes, bytes | None]:
         """Return the checkpoint entries that changed since the last time; each is below 200 kB, as names are."""
