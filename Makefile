@@ -8,7 +8,7 @@ FOR ?=
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint docs bench clean
+.PHONY: help install demo test faults lint docs bench clean
 
 help: ## Say what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,6 +27,9 @@ demo: $(STAMP) ## Watch a live stream drift and be repaired (FOR=45: stop after 
 
 test: $(STAMP) ## Run everything this machine allows
 	$(BIN)/python -m pytest $(TESTS)
+
+faults: $(STAMP) ## Kill, stop, cut off and slow down workers and brokers (LONG=1: many times over)
+	$(BIN)/python -m $(if $(LONG),tests.faults --long,pytest -m faults tests/faults/test_scenarios.py)
 
 lint: $(STAMP) ## Style, types, and the arrows between packages
 	$(BIN)/ruff check

@@ -46,7 +46,8 @@ class _Prediction:
 
     @property
     def deadline(self) -> float:
-        return max(self.event["ts"], self.log_time) + WINDOW + GRACE
+        made: float = self.event["ts"]
+        return max(made, self.log_time) + WINDOW + GRACE
 
 
 @dataclass
@@ -98,8 +99,8 @@ class _Partition:
         self.early: list[_Early] = []
 
     def run(self, predictions: Iterable[Raw], outcomes: Iterable[Raw]) -> Expected:
-        records = [(*at, value) for topic, log in enumerate((predictions, outcomes)) for *at, value in _timed(topic, log)]
-        for log_time, topic, offset, value in sorted(records, key=lambda record: record[:3]):
+        records = [*_timed(0, predictions), *_timed(1, outcomes)]
+        for log_time, topic, offset, value in sorted(records):  # no two have the same topic and offset
             self.pass_time(log_time)
             event = _event(value)
             if event is None or event["ts"] > log_time + FUTURE:
@@ -176,7 +177,8 @@ class _Partition:
 
 
 def _timed(topic: int, log: Iterable[Raw]) -> Sequence[tuple[float, int, int, bytes]]:
-    now, timed = 0.0, []
+    now = 0.0
+    timed: list[tuple[float, int, int, bytes]] = []
     for offset, timestamp, value in log:
         now = max(now, timestamp)
         timed.append((now, topic, offset, value))
