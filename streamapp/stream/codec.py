@@ -73,7 +73,8 @@ def decode_predictions(values: Sequence[bytes | None]) -> list[Prediction | Deco
     rest = iter(values)
     value: bytes | None = None
     while True:
-        # The loop goes on behind a bad value: setting up a try for each good one would cost more.
+        # The loop goes on behind a bad value: setting up a try for each good one would cost more. The one for outcomes
+        # is its twin on purpose: a loop for both would call a function for each message.
         try:
             for value in rest:
                 if not value or len(value) > MAX_BYTES:

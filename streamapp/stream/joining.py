@@ -118,23 +118,20 @@ class JoinerTask(Task):
         known = self.joiner.predictions_log_time if other == self.predictions else self.joiner.outcomes_log_time
         return batch if ended or (known is not None and _head(batch) <= known + SLACK) else None
 
-    @property
-    def holds(self) -> bool:
-        """Whether one input waits for the other."""
-        return any(self._held.values())
-
     def paused(self) -> set[TP]:
         """Return the inputs of which enough is held back."""
         return {tp for tp, held in self._held.items() if len(held) >= HELD}
 
     def digest(self, batch: Batch) -> None:
         """Decode and join a batch."""
-        self._bytes += sum(len(record.value or b"") for record in batch.records)
         if batch.tp == self.predictions:
-            self.joiner.predictions(input_batch(batch.records, decode_predictions))
+            taken = input_batch(batch.records, decode_predictions)
+            self.joiner.predictions(taken)
         else:
-            self.joiner.outcomes(input_batch(batch.records, decode_outcomes))
+            taken = input_batch(batch.records, decode_outcomes)
+            self.joiner.outcomes(taken)
         self._rows += len(batch.records)
+        self._bytes += sum(map(len, filter(None, taken.values)))
 
     def advance(self) -> None:
         """Let log time pass for what is proven to be at its end, and apply what is now in order.

@@ -96,11 +96,11 @@ def test_a_gap_behind_held_batches_drops_them_too_and_seeks_to_what_was_applied(
         await task.handle(bench.broker.batch(O, 0, 1))
         await task.handle(bench.broker.batch(P, 0, 1))
         await task.handle(bench.broker.batch(P, 1, 4))
-        assert task.holds
+        assert any(task._held.values())
         with pytest.raises(Misaligned) as caught:
             await task.handle(bench.broker.batch(P, 6, 8))
         assert caught.value.position == 1
-        assert not task.holds
+        assert not any(task._held.values())
 
     run(work())
 
@@ -234,7 +234,7 @@ def test_a_proof_does_not_count_while_something_of_the_input_is_held(bench: Benc
         observe(bench.broker, (0, 100))
         task = await opened(bench)
         await task.handle(bench.broker.batch(O, 0, 1))
-        assert task.holds
+        assert any(task._held.values())
         task.acknowledged(Acknowledged(timestamp=START + 50, received=7.0))
         bench.proofs[OUTCOMES] = EndProof(requested=8.0, offset=0)
         task.advance()
