@@ -470,10 +470,11 @@ def test_the_checkpoint_stays_small_whatever_went_through():
         sizes.append(sum(map(len, run.entries.values())))
     assert max(sizes[10:]) < 2 * min(sizes[10:])
     # 15 s of pending predictions, 4 s of remembered ones: the memory is theirs alone.
-    matching = joiner._matching
+    state = joiner._state
     assert joiner.pending() < 200
-    assert len(matching.remembered.by_id) < 3000
-    assert matching.deadlines._size < 12_000
+    assert len(state.table.by_id) < 3000
+    assert state.table.live < 3000
+    assert state.deadlines.size < 12_000
 
 
 @settings(max_examples=50, deadline=None)
@@ -515,7 +516,7 @@ def test_what_is_resolved_leaves_no_trace_in_the_calendar():
             Log([(i / 100, observe(str(i), i / 100)) for i in range(start, start + 2000)], first=start).batch(0, 2000)
         )
         joiner.take()
-    assert joiner._matching.deadlines._size < 15_000
+    assert joiner._state.deadlines.size < 15_000
 
 
 def test_an_event_of_the_wrong_topic_is_a_bug_and_stays_loud():

@@ -8,7 +8,8 @@ from streamapp.errors import DecodeError
 from tests.core.joining import SETTINGS, Log, Run, observe, oracle, predict, restore, whole
 
 END = 200.0
-IDS = st.sampled_from(["a", "b", "c"])
+FEW_IDS = st.sampled_from(["a", "b", "c"])
+MANY_IDS = st.integers(0, 30).map(str)
 LABELS = st.sampled_from([True, True, True, "x", 1.0, None])
 
 
@@ -16,17 +17,19 @@ LABELS = st.sampled_from([True, True, True, "x", 1.0, None])
 def logs(draw, models=("m", "m", "long", "assumed"), groups=("g", "g", "h")):
     """Two logs whose times are small whole numbers, so that every boundary is met often."""
     first, gap = draw(st.sampled_from([(0, 1), (65_530, 1), (7, 3)]))
+    # Few ids meet in every way; many go through together, as columns, with some that do not between them.
+    ids, most = draw(st.sampled_from([(FEW_IDS, 14), (MANY_IDS, 40)]))
     predictions, outcomes = [], []
     for records in (predictions, outcomes):
         now = draw(st.integers(0, 10))
-        for _ in range(draw(st.integers(0, 14))):
+        for _ in range(draw(st.integers(0, most))):
             now += draw(st.sampled_from([0, 0, 1, 2, 5, -1, 12]))
             ts = now + draw(st.sampled_from([0, 0, 0, -1, -2, -5, -6, 3, -15, 10, 301]))
             if draw(st.integers(0, 19)) == 0:
                 event = DecodeError("bad", reason="malformed")
             elif records is predictions:
                 event = predict(
-                    draw(IDS),
+                    draw(ids),
                     max(ts, 0),
                     group=draw(st.sampled_from(groups)),
                     model=draw(st.sampled_from(models)),
@@ -35,7 +38,7 @@ def logs(draw, models=("m", "m", "long", "assumed"), groups=("g", "g", "h")):
                 )
             else:
                 event = observe(
-                    draw(IDS),
+                    draw(ids),
                     max(ts, 0),
                     outcome=draw(LABELS),
                     loss=0.5,
@@ -134,11 +137,13 @@ def test_when_every_window_grace_and_horizon_has_passed_nothing_is_left(both, st
     joiner.advance(predictions=1e9, outcomes=1e9)
     run.add(joiner.take())
     run.add(joiner.take())  # what was remembered at the first is forgotten with the second
-    matching = joiner._matching
+    state = joiner._state
     assert joiner.pending() == joiner.buffered() == joiner.waiting == 0
-    assert not matching.remembered.by_id
-    assert not matching.early.by_id
-    assert matching.deadlines._size == 0
+    assert not state.table.by_id
+    assert state.table.live == 0
+    assert not state.remembered.hashed
+    assert not state.early.by_id
+    assert state.deadlines.size == 0
     assert {key for key in run.entries if not key.startswith(b"names/")} == {b"meta"}
 
 

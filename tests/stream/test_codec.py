@@ -27,7 +27,6 @@ from streamapp.core.events import (
     Verdict,
     Window,
 )
-from streamapp.core.joining import columns
 from streamapp.errors import DecodeError
 from streamapp.stream import codec
 from streamapp.stream.codec import (
@@ -40,6 +39,7 @@ from streamapp.stream.codec import (
     encode_scored,
     split,
 )
+from tests.core.ends import NO_OUTCOME, scored
 
 GOOD = {"prediction_id": "a", "model": "fraud", "ts": 1700000000, "prediction": True}
 TRUTH = {"prediction_id": "a", "ts": 1700000000, "outcome": True}
@@ -228,7 +228,7 @@ def rows(draw):
     log_time, offset = draw(st.floats(0, 1e10)), draw(st.integers(0, 2**40))
     verdict = draw(st.sampled_from(list(Verdict)))
     if verdict in (Verdict.EXPIRED, Verdict.LOST):
-        return (answer, offset, log_time, verdict, columns.NO_OUTCOME, -1, float("nan"))
+        return (answer, offset, log_time, verdict, NO_OUTCOME, -1, float("nan"))
     truth = Outcome(
         prediction_id="i",
         ts=draw(st.floats(0, 1e10)),
@@ -239,7 +239,7 @@ def rows(draw):
     return (answer, offset, log_time, verdict, truth, draw(st.integers(-1, 2**40)), draw(st.floats(0, 1e10)))
 
 
-BATCHES = st.lists(rows(), min_size=1, max_size=12).map(lambda rows: columns.scored("m", 3, rows)[0])
+BATCHES = st.lists(rows(), min_size=1, max_size=12).map(lambda rows: scored(3, rows)[0])
 
 
 def assert_same(left, right):
@@ -265,7 +265,7 @@ def test_scored_rows_come_back_as_they_went(batch):
 
 @given(st.lists(rows(), min_size=1, max_size=8))
 def test_columns_hold_what_the_rows_said(table):
-    [batch] = columns.scored("m", 3, table)
+    [batch] = scored(3, table)
     for i, (answer, offset, log_time, verdict, truth, outcome_offset, outcome_log_time) in enumerate(table):
         assert batch.group[i] == answer.group
         assert (batch.version[i], batch.series[i], batch.unit[i]) == (answer.version, answer.series, answer.unit)
@@ -295,9 +295,9 @@ def test_rows_that_name_very_many_classes_are_cut_into_batches():
         )
         for i in range(4)
     ]
-    batches = columns.scored("m", 0, table)
+    batches = scored(0, table)
     assert [batch.offset.tolist() for batch in batches] == [[0], [1], [2], [3]]
-    assert len(columns.scored("m", 0, table[:1] * 4)) == 1
+    assert len(scored(0, table[:1] * 4)) == 1
 
 
 ARRIVALS = Arrivals(
@@ -338,7 +338,7 @@ def test_a_damaged_scored_message_is_refused_or_has_sound_columns(batch, data):
 
 
 def test_a_message_cannot_claim_more_rows_than_there_may_be():
-    encoded = encode_scored(columns.scored("m", 0, [ROW])[0])
+    encoded = encode_scored(scored(0, [ROW])[0])
     hostile = encoded[:2] + encoded[2:].replace(b"\x01\xa1m", b"\xce" + struct.pack(">I", 10**9) + b"\xa1m", 1)
     with pytest.raises(DecodeError, match="expected 0 to 1000000 rows"):
         decode_scored(hostile)

@@ -1,125 +1,125 @@
-"""Pending predictions by deadline, so that only those that are due are looked at."""
+"""Predictions that wait by deadline, so that only those that are due are looked at."""
 
-from collections.abc import Iterator
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from math import inf
 
-from msgspec import Struct
+import numpy as np
 
-from streamapp.core.events import Prediction
-from streamapp.core.joining.groups import Group
+from streamapp.core.events import Floats, Ints
+from streamapp.core.joining.groups import Groups
+from streamapp.core.joining.table import WAITS, Rows, Table
 
-GONE = Prediction(prediction_id="", model="", ts=0.0)
-"""Stands where a prediction was."""
+ROOM = 10_000
+"""Resolved predictions that may lie in the calendar whatever waits."""
 
 
-class Pending(Struct, gc=False):
-    """A prediction that waits for its outcome."""
-
-    prediction: Prediction
-    """:data:`GONE` once it is resolved: whoever still holds the rest lets it go."""
-    offset: int
-    log_time: float
-    group: Group
-    refused: bool = False
-    """An outcome of this id came that did not belong."""
-
-    def deadline(self) -> float:
-        """Return the log time beyond which it expires."""
-        ts: float = self.prediction.ts  # type: ignore[assignment]  # the codec made it a float
-        return (ts if ts > self.log_time else self.log_time) + self.group.window + self.group.grace
+def deadlines(rows: Rows, groups: Groups) -> Floats:
+    """Return the log time beyond which each prediction expires."""
+    found = groups.settings[rows["group"]]
+    due: Floats = np.maximum(rows["ts"], rows["log_time"]) + found["window"] + found["grace"]
+    return due
 
 
 class Deadlines:
-    """A calendar of deadlines in days of one second, with the current day as a heap.
+    """A calendar with a page for each second; the pages that the clock has reached are laid open, in order.
 
     Resolved predictions are left where they are and passed over; :meth:`compact` clears them away.
+
+    Args:
+        table: Where the predictions are.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, table: Table) -> None:
+        self._table = table
         self.soonest = inf
         """No deadline is below this."""
-        self._days: dict[int, list[Pending]] = {}
+        self._days: dict[int, list[Ints]] = {}
         self._calendar: list[int] = []
-        """Heap of the days that have a list."""
-        self._today: list[tuple[float, int, Pending]] = []
-        """Heap of (deadline, offset, pending) of all days up to ``_day``."""
-        self._day = -1
-        self._size = 0
+        """Heap of the days that have a page."""
+        self._open: Ints = np.empty(0, np.int64)
+        """Rows of the open pages, by deadline, then by offset."""
+        self._open_deadlines: Floats = np.empty(0)
+        self.size = 0
+        """Entries, those of resolved predictions included."""
 
-    def add(self, pending: Pending) -> float:
-        """Take in a prediction and return its deadline."""
-        ts: float = pending.prediction.ts  # type: ignore[assignment]  # the codec made it a float
-        log_time, group = pending.log_time, pending.group
-        deadline = (ts if ts > log_time else log_time) + group.window + group.grace
-        day = int(deadline)
-        self._size += 1
-        entries = self._days.get(day)
-        if entries is not None:
-            entries.append(pending)
-        elif day > self._day:
-            self._days[day] = [pending]
-            heappush(self._calendar, day)
-            self.soonest = min(self.soonest, float(day))
-        else:
-            heappush(self._today, (deadline, pending.offset, pending))
-            self.soonest = min(self.soonest, deadline)
-        return deadline
-
-    def due(self, clock: float) -> Iterator[tuple[float, Pending]]:
-        """Remove and yield (deadline, pending) where the deadline is below *clock*, soonest first, then by offset."""
-        while self._open(clock):
-            deadline, _, pending = self._today[0]
-            if deadline >= clock:
-                break
-            heappop(self._today)
-            self._size -= 1
-            yield deadline, pending
-        self.soonest = self._bound()
-
-    def next(self) -> float | None:
-        """Return the soonest deadline, None if nothing is pending."""
-        if not self._open(inf):
-            return None
-        self.soonest = self._bound()
-        return self._today[0][0]
-
-    def compact(self, live: int) -> None:
-        """Let go of resolved predictions where they are many more than the *live* ones."""
-        if self._size <= 2 * live + 10_000:
+    def add(self, places: Ints, due: Floats) -> None:
+        """Take in predictions with their deadlines."""
+        if not len(places):
             return
-        self._today = [item for item in self._today if item[2].prediction is not GONE]
-        heapify(self._today)
-        for day, entries in list(self._days.items()):
-            kept = [pending for pending in entries if pending.prediction is not GONE]
-            if kept:
-                self._days[day] = kept
-            else:
-                del self._days[day]
-        self._calendar = sorted(self._days)
-        self._size = len(self._today) + sum(map(len, self._days.values()))
+        days = due.astype(np.int64)
+        first = int(days.min())
+        self.size += len(places)
+        self.soonest = min(self.soonest, float(first))
+        if first == days.max():
+            self._page(first).append(places)
+            return
+        days -= first
+        order = np.argsort(days.astype(np.uint16) if days.max() < 1 << 16 else days, kind="stable")
+        days, places = days[order], places[order]
+        starts = np.flatnonzero(np.diff(days, prepend=-1))
+        for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(days)], strict=True):
+            self._page(first + int(days[start])).append(places[start:end])
 
-    def _open(self, clock: float) -> bool:
-        """Bring the soonest unresolved prediction to the front of today; False if none can be below *clock*."""
-        while True:
-            while self._today and self._today[0][2].prediction is GONE:
-                heappop(self._today)
-                self._size -= 1
-            if self._today:
-                return True
-            if not self._calendar or self._calendar[0] >= clock:
-                return False
-            self._day = heappop(self._calendar)
-            entries = self._days.pop(self._day)
-            self._size -= len(entries)
-            for pending in entries:
-                if pending.prediction is not GONE:
-                    self._today.append((pending.deadline(), pending.offset, pending))
-            heapify(self._today)
-            self._size += len(self._today)
+    def due(self, clock: float, groups: Groups) -> tuple[Ints, Floats]:
+        """Remove and return what waits with a deadline below *clock*: rows and deadlines, soonest first, then by offset."""
+        if clock <= self.soonest:
+            return self._open[:0], self._open_deadlines[:0]
+        self._lay_open(clock, groups)
+        n = int(np.searchsorted(self._open_deadlines, clock, "left"))
+        found = self._open[:n], self._open_deadlines[:n]
+        self._open, self._open_deadlines = self._open[n:], self._open_deadlines[n:]
+        self.size -= n
+        self._set_soonest()
+        return found
 
-    def _bound(self) -> float:
-        """Return a bound below every deadline."""
-        if self._today:
-            return self._today[0][0]
-        return float(self._calendar[0]) if self._calendar else inf
+    def next(self, groups: Groups) -> float | None:
+        """Return the soonest deadline, None if nothing waits."""
+        self._lay_open(-inf, groups)
+        while not len(self._open) and self._calendar:
+            self._lay_open(self._calendar[0] + 1.0, groups)
+        self._set_soonest()
+        return float(self._open_deadlines[0]) if len(self._open) else None
+
+    def compact(self, live: int, groups: Groups) -> None:
+        """Let go of resolved predictions where they are many more than the *live* ones."""
+        if self.size <= 2 * live + ROOM:
+            return
+        self._days.clear()
+        self._calendar.clear()
+        self._open, self._open_deadlines = self._open[:0], self._open_deadlines[:0]
+        self.size, self.soonest = 0, inf
+        waiting = self._table.waiting()
+        self.add(waiting, deadlines(self._table.take(waiting), groups))
+
+    def _page(self, day: int) -> list[Ints]:
+        page = self._days.get(day)
+        if page is None:
+            page = self._days[day] = []
+            heappush(self._calendar, day)
+        return page
+
+    def _lay_open(self, clock: float, groups: Groups) -> None:
+        """Lay open every page that may hold deadlines below *clock*, and take resolved predictions off the open ones."""
+        parts, end = [self._open], -inf
+        if len(self._open):
+            end = float(int(self._open_deadlines[-1])) + 1.0
+        while self._calendar and self._calendar[0] < clock:
+            day = heappop(self._calendar)
+            parts += self._days.pop(day)
+            end = max(end, day + 1.0)
+        places = np.concatenate(parts)
+        before = len(places)
+        places = places[self._table.rows["state"][places] == WAITS]
+        due = deadlines(self._table.take(places), groups)
+        # A row may have been given to another prediction since: that one has an entry of its own.
+        stays = due < end
+        places, first = np.unique(places[stays], return_index=True)
+        due = due[stays][first]
+        order = np.lexsort((self._table.rows["offset"][places], due))
+        places, due = places[order], due[order]
+        self.size -= before - len(places)
+        self._open, self._open_deadlines = places, due
+
+    def _set_soonest(self) -> None:
+        day = float(self._calendar[0]) if self._calendar else inf
+        self.soonest = min(float(self._open_deadlines[0]), day) if len(self._open) else day

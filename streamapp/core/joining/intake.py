@@ -1,17 +1,16 @@
 """One input partition as it is read: which records came, their log times, and those that wait for their turn."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from streamapp.core.events import Outcome, Prediction
+from streamapp.core.events import Floats, Ints, Outcome, Prediction
 from streamapp.errors import DecodeError
 
 Event = Prediction | Outcome | DecodeError
-Record = tuple[int, float, bytes | None, bytes | None, Event]
-"""Offset, log time, key, value as it came, event."""
 
 _MARK = 1024
 """Offsets between two marks, at least."""
@@ -21,14 +20,55 @@ _MARK = 1024
 class InputBatch:
     """What one fetch brought for one partition of an input topic, decoded. All columns have the same length."""
 
-    offsets: Sequence[int]
+    offsets: Sequence[int] | Ints
     """Rising; there may be gaps."""
-    timestamps: Sequence[float]
+    timestamps: Sequence[float] | Floats
     """The records' own timestamps, in seconds."""
     keys: Sequence[bytes | None]
     values: Sequence[bytes | None]
     events: Sequence[Prediction | Outcome | DecodeError]
     """What became of ``values``."""
+
+
+@dataclass(slots=True)
+class Records:
+    """Records of one partition in order; all columns have the same length."""
+
+    offsets: Ints
+    log_times: Floats
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+    events: Sequence[Event]
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def part(self, start: int, end: int) -> "Records":
+        """Return some of them."""
+        if start == 0 and end == len(self):
+            return self
+        chosen = slice(start, end)
+        return Records(
+            self.offsets[chosen], self.log_times[chosen], self.keys[chosen], self.values[chosen], self.events[chosen]
+        )
+
+
+NONE = Records(np.empty(0, np.int64), np.empty(0), (), (), ())
+
+
+def joined(parts: Sequence[Records]) -> Records:
+    """Return all records of several parts."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return NONE
+    return Records(
+        np.concatenate([part.offsets for part in parts]),
+        np.concatenate([part.log_times for part in parts]),
+        [key for part in parts for key in part.keys],
+        [value for part in parts for value in part.values],
+        [event for part in parts for event in part.events],
+    )
 
 
 class Intake:
@@ -41,32 +81,61 @@ class Intake:
         self.applied = 0
         """Next offset to hand in."""
         self.done = 0
-        """Next offset to settle: records from here to ``applied`` wait in :attr:`buffer`."""
+        """Next offset to settle: records from here to ``applied`` wait."""
         self.log_time = 0.0
         """Log time of the last record handed in."""
         self.proven = 0.0
         """Every record with a log time up to this one has been handed in, because the end was seen."""
-        self.buffer: deque[Record] = deque()
+        self._waiting: deque[Records] = deque()
         self._marks: deque[tuple[int, float]] = deque()
         """Some offsets, each with the log time before it, from the last base on."""
         self._reread_next = 0
         self._reread_log_time = 0.0
+
+    def __len__(self) -> int:
+        """Return how many records wait for their turn."""
+        return sum(map(len, self._waiting))
 
     @property
     def frontier(self) -> float:
         """Log time below which nothing is unread."""
         return max(self.log_time, self.proven)
 
-    def has_all(self, log_time: float) -> bool:
-        """Return whether every record with a log time up to this one, ties included, has been handed in."""
-        return log_time < self.log_time or log_time <= self.proven
+    @property
+    def next(self) -> float | None:
+        """Log time of the first record that waits."""
+        return float(self._waiting[0].log_times[0]) if self._waiting else None
 
     def hand_in(self, batch: InputBatch) -> None:
-        """Put the new records of a batch into the buffer."""
+        """Let the new records of a batch wait for their turn."""
         records = self._records(batch, self.applied)
-        self.buffer.extend(records)
-        if records:
-            self.applied = records[-1][0] + 1
+        if len(records):
+            self._waiting.append(records)
+            self.applied = int(records.offsets[-1]) + 1
+
+    def up_to(self, log_time: float) -> Records:
+        """Take the records that wait with a log time up to this one, ties included."""
+        return self._take(log_time, "right")
+
+    def before_all_of(self, other: "Intake") -> Records:
+        """Take the records that wait with log times of which everything was handed in elsewhere, ties included."""
+        before, proven = self._take(other.log_time, "left"), self._take(other.proven, "right")
+        return joined([part for part in (before, proven) if len(part)])
+
+    def _take(self, log_time: float, side: Literal["left", "right"]) -> Records:
+        taken: list[Records] = []
+        while self._waiting:
+            first = self._waiting[0]
+            n = int(np.searchsorted(first.log_times, log_time, side))
+            if n == len(first):
+                taken.append(self._waiting.popleft())
+                continue
+            if n:
+                taken.append(first.part(0, n))
+                self._waiting[0] = first.part(n, len(first))
+            break
+        self.done = int(self._waiting[0].offsets[0]) if self._waiting else self.applied
+        return joined(taken)
 
     def base(self, lowest: int | None) -> tuple[int, float]:
         """Return an offset to read again from, and the log time before it.
@@ -88,45 +157,45 @@ class Intake:
         self._reread_log_time = log_time
         self._reread_next = base
 
-    def reread(self, batch: InputBatch) -> Iterator[Record]:
-        """Yield the records of a batch that come next between base and :attr:`applied`, with their log times.
+    def reread(self, batch: InputBatch) -> Records:
+        """Return the records of a batch that come next between base and :attr:`done`, with their log times.
 
-        Those that were not settled go back into the buffer instead.
+        Those that were not settled wait for their turn again.
         """
         settled_log_time, self.log_time = self.log_time, self._reread_log_time
         records = self._records(batch, self._reread_next)
         self.log_time, self._reread_log_time = settled_log_time, self.log_time
-        for record in records:
-            offset = record[0]
-            if offset >= self.applied:
-                break
-            self._reread_next = offset + 1
-            if offset >= self.done:
-                self.buffer.append(record)
-            else:
-                yield record
+        done, end = np.searchsorted(records.offsets, (self.done, self.applied)).tolist()
+        if end:
+            self._reread_next = int(records.offsets[end - 1]) + 1
+        if end > done:
+            self._waiting.append(records.part(done, end))
+        return records.part(0, done)
 
     @property
     def complete(self) -> bool:
-        """Whether the buffer holds the first and the last of the records that are not settled."""
+        """Whether the first and the last of the records that are not settled wait."""
         if self.done >= self.applied:
             return True
-        return bool(self.buffer) and (self.buffer[0][0], self.buffer[-1][0] + 1) == (self.done, self.applied)
+        if not self._waiting:
+            return False
+        first, last = int(self._waiting[0].offsets[0]), int(self._waiting[-1].offsets[-1])
+        return (first, last + 1) == (self.done, self.applied)
 
-    def _records(self, batch: InputBatch, first: int) -> list[Record]:
+    def _records(self, batch: InputBatch, first: int) -> Records:
         """Return the records from offset *first* on, and move the log time on."""
-        offsets = batch.offsets
-        if not len(offsets):
-            return []
-        skip = 0 if offsets[0] >= first else int(np.searchsorted(np.asarray(offsets), first))
+        if not len(batch.offsets):
+            return NONE
+        offsets = np.asarray(batch.offsets, dtype=np.int64)
+        skip = 0 if offsets[0] >= first else int(np.searchsorted(offsets, first))
         if skip == len(offsets):
-            return []
-        if not self._marks or offsets[skip] - self._marks[-1][0] >= _MARK:
-            self._marks.append((offsets[skip], self.log_time))
-        times = np.maximum.accumulate(np.asarray(batch.timestamps[skip:], dtype=np.float64))
-        log_times = np.maximum(times, self.log_time).tolist()
-        self.log_time = log_times[-1]
+            return NONE
+        start = int(offsets[skip])
+        if not self._marks or start - self._marks[-1][0] >= _MARK:
+            self._marks.append((start, self.log_time))
+        log_times = np.maximum.accumulate(np.asarray(batch.timestamps[skip:], dtype=np.float64))
+        np.maximum(log_times, self.log_time, out=log_times)
+        self.log_time = float(log_times[-1])
         if not skip:
-            return list(zip(offsets, log_times, batch.keys, batch.values, batch.events, strict=True))
-        columns = (batch.offsets[skip:], log_times, batch.keys[skip:], batch.values[skip:], batch.events[skip:])
-        return list(zip(*columns, strict=True))
+            return Records(offsets, log_times, batch.keys, batch.values, batch.events)
+        return Records(offsets[skip:], log_times, batch.keys[skip:], batch.values[skip:], batch.events[skip:])

@@ -15,13 +15,15 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from streamapp.core.events import Names, ScoredBatch, Verdict
-from streamapp.core.joining.groups import Group
+from streamapp.core.events import Codes, Ints, Verdict
+from streamapp.core.joining.groups import Groups
 from streamapp.core.joining.intake import Intake
-from streamapp.core.joining.matching import Matching
 from streamapp.core.joining.pages import Pages
-from streamapp.core.joining.remembered import Resolved
+from streamapp.core.joining.results import Ends
+from streamapp.core.joining.state import State
+from streamapp.core.joining.table import ENDED, RESOLVED, Rows
 from streamapp.core.joining.tally import Tally
+from streamapp.core.joining.words import Words, firsts
 from streamapp.core.monitoring import packing
 from streamapp.errors import CheckpointError
 
@@ -33,7 +35,7 @@ DELTA_GROUPS = 512
 GROUPS = 128
 """Groups of one entry: 260 kB at most, as names are."""
 META = b"meta"
-RESOLVED = b"resolved/"
+RESOLVED_ENTRY = b"resolved/"
 WAITING = b"groups/"
 
 T = TypeVar("T", bound=Struct)
@@ -112,55 +114,54 @@ class JoinCheckpoint:
 
     def changes(
         self,
-        matching: Matching,
+        state: State,
         predictions: Intake,
         outcomes: Intake,
-        rows: Sequence[tuple[ScoredBatch, Names]],
+        ends: Ends,
         pending: Mapping[tuple[str, str], int],
     ) -> dict[bytes, bytes | None]:
         """Return the entries that changed since the last time; None removes one.
 
         Args:
-            matching: What waits.
+            state: What waits.
             predictions: How far predictions were read.
             outcomes: How far outcomes were read.
-            rows: What was resolved since the last time, with the groups that the predictions named.
+            ends: What was resolved since the last time.
             pending: Pending predictions by model and group.
         """
         entries: dict[bytes, bytes | None] = {}
-        for pages in matching.pages:
+        for pages in state.pages:
             entries |= pages.changes()
-        entries |= matching.roster.changes()
+        entries |= state.roster.changes()
         clock = min(predictions.frontier, outcomes.frontier)
         for number in [number for number, (expires, _) in self._deltas.items() if expires < clock]:
             del self._deltas[number]
-            entries[_key(RESOLVED, number)] = None
-        for batch, named in rows:
-            for delta in _deltas(batch, named, matching.group(batch.model, batch.group.words[0])):
-                if delta.expires >= clock:
-                    entries[_key(RESOLVED, self._next_delta)] = msgspec.msgpack.encode(delta)
-                    self._deltas[self._next_delta] = delta.expires, delta.lowest
-                    self._next_delta += 1
+            entries[_key(RESOLVED_ENTRY, number)] = None
+        for delta in _deltas(ends, state.groups):
+            if delta.expires >= clock:
+                entries[_key(RESOLVED_ENTRY, self._next_delta)] = msgspec.msgpack.encode(delta)
+                self._deltas[self._next_delta] = delta.expires, delta.lowest
+                self._next_delta += 1
         before, self._waiting = self._waiting, _waiting([(*key, n) for key, n in pending.items()])
         for number, value in enumerate(self._waiting):
             if number >= len(before) or value != before[number]:
                 entries[_key(WAITING, number)] = value
         for number in range(len(self._waiting), len(before)):
             entries[_key(WAITING, number)] = None
-        meta = msgspec.msgpack.encode(self._describe(matching, predictions, outcomes))
+        meta = msgspec.msgpack.encode(self._describe(state, predictions, outcomes))
         if meta != self._meta:
             self._meta = entries[META] = meta
         return entries
 
-    def _describe(self, matching: Matching, predictions: Intake, outcomes: Intake) -> Meta:
+    def _describe(self, state: State, predictions: Intake, outcomes: Intake) -> Meta:
         offsets = [lowest for _, lowest in self._deltas.values() if lowest >= 0]
-        waiting = matching.waiting_pages.lowest()
+        waiting = state.waiting_pages.lowest()
         lowest_outcome = min(offsets if waiting is None else [*offsets, waiting], default=None)
         meta = Meta(
             format=FORMAT,
             partition=self._partition,
-            predictions=_topic_meta(predictions, matching.pending_pages.lowest(), matching.predictions),
-            outcomes=_topic_meta(outcomes, lowest_outcome, matching.outcomes),
+            predictions=_topic_meta(predictions, state.pending_pages.lowest(), state.predictions),
+            outcomes=_topic_meta(outcomes, lowest_outcome, state.outcomes),
             next_delta=self._next_delta,
             waiting_entries=len(self._waiting),
         )
@@ -172,7 +173,7 @@ class JoinCheckpoint:
         cls,
         partition: int,
         entries: Mapping[bytes, bytes],
-        matching: Matching,
+        state: State,
         predictions: Intake,
         outcomes: Intake,
     ) -> tuple["JoinCheckpoint", dict[tuple[str, str], int]]:
@@ -189,13 +190,13 @@ class JoinCheckpoint:
         checkpoint._meta = entries[META]
         checkpoint._next_delta = meta.next_delta
         checkpoint.bases = meta.predictions.base, meta.outcomes.base
-        _restore_topic(predictions, matching.predictions, meta.predictions)
-        _restore_topic(outcomes, matching.outcomes, meta.outcomes)
-        matching.pending_pages = Pages.restore("pending", entries)
-        matching.refused_pages = Pages.restore("refused", entries)
-        matching.waiting_pages = Pages.restore("waiting", entries)
-        matching.repeated_pages = Pages.restore("repeated", entries)
-        matching.roster.restore(entries)
+        _restore_topic(predictions, state.predictions, meta.predictions)
+        _restore_topic(outcomes, state.outcomes, meta.outcomes)
+        state.pending_pages = Pages.restore("pending", entries)
+        state.refused_pages = Pages.restore("refused", entries)
+        state.waiting_pages = Pages.restore("waiting", entries)
+        state.repeated_pages = Pages.restore("repeated", entries)
+        state.roster.restore(entries)
         waiting: dict[tuple[str, str], int] = {}
         for number in range(meta.waiting_entries):
             key = _key(WAITING, number)
@@ -205,12 +206,11 @@ class JoinCheckpoint:
             waiting.update({(model, name): n for model, name, n in _decode(key, entries[key], Waiting).counts})
         clock = min(predictions.frontier, outcomes.frontier)
         for number in sorted(_numbers(entries)):
-            key = _key(RESOLVED, number)
+            key = _key(RESOLVED_ENTRY, number)
             delta = _decode(key, entries[key], Delta)
             checkpoint._deltas[number] = delta.expires, delta.lowest
-            for resolved in _resolved(key, delta):
-                if resolved.horizon >= clock:
-                    matching.remembered.restore(resolved)
+            rows = _resolved(key, delta, state.groups.names)
+            state.remembered.restore(rows[rows["horizon"] >= clock])
         return checkpoint, waiting
 
 
@@ -234,42 +234,48 @@ def _decode_meta(entries: Mapping[bytes, bytes], partition: int) -> Meta:
     return meta
 
 
-def _deltas(batch: ScoredBatch, named: Names, group: Group) -> Iterator[Delta]:
-    """Yield what to remember of rows of one model; *group* is any of it, for its settings."""
-    expired = batch.outcome_offset < 0
-    joined = np.maximum(batch.log_time, np.where(expired, -np.inf, batch.outcome_log_time))
-    deadline = np.maximum(batch.ts, batch.log_time) + group.window + group.grace
-    horizon = np.where(expired, deadline, joined) + group.remember
-    rows = np.flatnonzero(batch.verdict != Verdict.LOST)
-    step = DELTA_ROWS if len(named.words) <= DELTA_GROUPS else DELTA_GROUPS
-    for start in range(0, len(rows), step):
-        part = rows[start : start + step]
-        codes, places = np.unique(named.code[part], return_inverse=True)
-        matched = batch.outcome_offset[part][~expired[part]]
-        yield Delta(
-            expires=float(horizon[part].max()),
-            lowest=int(matched.min()) if len(matched) else -1,
-            words=[named.words[code] for code in codes.tolist()],
-            group=packing.pack(places.astype(np.int64)),
-            id_hash=packing.pack(batch.id_hash[part]),
-            horizon=packing.pack(horizon[part]),
-            outcome_offset=packing.pack(batch.outcome_offset[part]),
-        )
+def _deltas(ends: Ends, groups: Groups) -> Iterator[Delta]:
+    """Yield what to remember of ends, those that are remembered equally long together."""
+    settings = groups.settings[ends.rows["group"]]
+    kept = ends.verdict != Verdict.LOST
+    for seconds in np.unique(settings["remember"][kept]).tolist():
+        rows = np.flatnonzero(kept & (settings["remember"] == seconds))
+        names = settings["name"][rows]
+        step = DELTA_ROWS if len(np.unique(names)) <= DELTA_GROUPS else DELTA_GROUPS
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            yield _delta(ends, part, names[start : start + step], groups.names)
 
 
-def _resolved(key: bytes, delta: Delta) -> Iterator[Resolved]:
-    """Yield the rows of a delta, in their order, without the outcomes themselves."""
-    columns = (
-        packing.ints(delta.group).tolist(),
-        packing.hashes(delta.id_hash).tolist(),
-        packing.floats(delta.horizon).tolist(),
-        packing.ints(delta.outcome_offset).tolist(),
+def _delta(ends: Ends, rows: Ints, names: Codes, words: Words) -> Delta:
+    """Return what to remember of some ends, by their places; *names* are the codes of their groups."""
+    codes, places = firsts(names, len(words))
+    horizon, outcome_offset = ends.horizon[rows], ends.outcomes["offset"][rows]
+    matched = outcome_offset[outcome_offset >= 0]
+    return Delta(
+        expires=float(horizon.max()),
+        lowest=int(matched.min()) if len(matched) else -1,
+        words=[str(words[code]) for code in codes.tolist()],
+        group=packing.pack(places.astype(np.int64)),
+        id_hash=packing.pack(ends.rows["id_hash"][rows]),
+        horizon=packing.pack(horizon),
+        outcome_offset=packing.pack(outcome_offset),
     )
-    try:
-        for code, id_hash, horizon, offset in zip(*columns, strict=True):
-            yield Resolved(id_hash, delta.words[code], horizon, None, offset, float("nan"))
-    except (ValueError, IndexError) as error:
-        raise CheckpointError(f"checkpoint entry {key.decode()!r} has columns that do not fit: {error}") from error
+
+
+def _resolved(key: bytes, delta: Delta, names: Words) -> Rows:
+    """Return the rows of a delta, in their order, without the outcomes themselves."""
+    group, id_hash = packing.ints(delta.group), packing.hashes(delta.id_hash)
+    horizon, offset = packing.floats(delta.horizon), packing.ints(delta.outcome_offset)
+    if not len(group) == len(id_hash) == len(horizon) == len(offset) or (
+        len(group) and not 0 <= group.min() <= group.max() < len(delta.words)
+    ):
+        raise CheckpointError(f"checkpoint entry {key.decode()!r} has columns that do not fit")
+    rows = np.zeros(len(group), RESOLVED)
+    rows["horizon"], rows["id_hash"], rows["outcome_offset"] = horizon, id_hash, offset
+    rows["name"] = np.array([names.code(word) for word in delta.words], dtype=np.int32)[group] if len(group) else 0
+    rows["next"], rows["state"] = -1, ENDED
+    return rows
 
 
 def _waiting(groups: Sequence[tuple[str, str, int]]) -> list[bytes]:
@@ -284,8 +290,8 @@ def _key(prefix: bytes, number: int) -> bytes:
 
 def _numbers(entries: Mapping[bytes, bytes]) -> Iterator[int]:
     for key in entries:
-        if key.startswith(RESOLVED):
-            number = key.removeprefix(RESOLVED)
+        if key.startswith(RESOLVED_ENTRY):
+            number = key.removeprefix(RESOLVED_ENTRY)
             if not number.isdigit():
                 raise CheckpointError(f"checkpoint has an entry {key.decode(errors='replace')!r}: not a number")
             yield int(number)

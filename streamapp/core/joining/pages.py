@@ -8,8 +8,10 @@ from array import array
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 from pyroaring import BitMap
 
+from streamapp.core.events import Ints
 from streamapp.errors import CheckpointError
 
 BITS = 16
@@ -29,11 +31,8 @@ class Pages:
         self._pages: dict[int, BitMap] = {}
         self._stored: set[int] = set()
         """Pages that the checkpoint has."""
-        self._added: list[int] = []
-        self._discarded: list[int] = []
-        # Bound once: these are called for every record.
-        self.add = self._added.append
-        self.discard = self._discarded.append
+        self._added: list[Ints] = []
+        self._discarded: list[Ints] = []
 
     @classmethod
     def restore(cls, name: str, entries: Mapping[bytes, bytes]) -> "Pages":
@@ -59,6 +58,22 @@ class Pages:
                 pages._stored.add(number)
         return pages
 
+    def add(self, offset: int) -> None:
+        """Add an offset."""
+        self._added.append(np.array([offset]))
+
+    def discard(self, offset: int) -> None:
+        """Discard an offset."""
+        self._discarded.append(np.array([offset]))
+
+    def add_all(self, offsets: Ints) -> None:
+        """Add offsets."""
+        self._added.append(offsets)
+
+    def discard_all(self, offsets: Ints) -> None:
+        """Discard offsets."""
+        self._discarded.append(offsets)
+
     def changes(self) -> dict[bytes, bytes | None]:
         """Let additions and discards take effect; return the pages that changed, None for those now empty."""
         changed: set[int] = set()
@@ -83,23 +98,24 @@ class Pages:
                     entries[self._key(number)] = None
         return entries
 
-    def between(self, first: int, last: int) -> set[int]:
-        """Return the offsets from *first* to *last*, both included."""
-        found: set[int] = set()
-        for number in range(first >> BITS, (last >> BITS) + 1):
+    def holds(self, offsets: Ints) -> NDArray[np.bool_]:
+        """Return which of some rising offsets are in the set, as it was at the last :meth:`changes`."""
+        found = np.zeros(len(offsets), dtype=np.bool_)
+        for number, start, end in _pages(offsets):
             page = self._pages.get(number)
             if page is not None:
-                start = number << BITS
-                part = page & BitMap(range(max(first - start, 0), min(last - start + 1, 1 << BITS)))
-                found.update(start + offset for offset in part)
+                inside = np.zeros(1 << BITS, dtype=np.bool_)
+                inside[np.asarray(page.to_array(), dtype=np.int64)] = True
+                found[start:end] = inside[offsets[start:end] & 0xFFFF]
         return found
 
-    def __iter__(self) -> Iterator[int]:
-        """Yield the offsets, lowest first."""
-        for number in sorted(self._pages):
-            start = number << BITS
-            for offset in self._pages[number]:
-                yield start + offset
+    def offsets(self) -> Ints:
+        """Return all offsets, lowest first, as of the last :meth:`changes`."""
+        parts = [
+            (number << BITS) + np.asarray(self._pages[number].to_array(), dtype=np.int64)
+            for number in sorted(self._pages)
+        ]
+        return np.concatenate(parts) if parts else _NONE
 
     def __len__(self) -> int:
         return sum(map(len, self._pages.values()))
@@ -115,14 +131,24 @@ class Pages:
         return f"{self._prefix}{number}".encode()
 
 
-def _by_page(offsets: list[int]) -> Iterator[tuple[int, "array[int]"]]:
+def _by_page(offsets: list[Ints]) -> Iterator[tuple[int, "array[int]"]]:
     """Yield (page, places in it) of some offsets."""
-    if not offsets:
-        return
-    numbers = np.array(offsets, dtype=np.int64)
-    numbers.sort()
-    pages = numbers >> BITS
-    starts = np.flatnonzero(np.diff(pages, prepend=-1))
+    numbers = np.concatenate(offsets) if offsets else _NONE
+    if (np.diff(numbers) < 0).any():
+        numbers = np.sort(numbers)
     places = (numbers & 0xFFFF).astype(np.uint32)
-    for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(numbers)], strict=True):
-        yield int(pages[start]), array("I", places[start:end].tobytes())
+    for number, start, end in _pages(numbers):
+        yield number, array("I", places[start:end].tobytes())
+
+
+def _pages(offsets: Ints) -> Iterator[tuple[int, int, int]]:
+    """Yield (page, first place, place behind the last) of rising offsets."""
+    if not len(offsets):
+        return
+    pages = offsets >> BITS
+    starts = np.flatnonzero(np.diff(pages, prepend=-1))
+    for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(offsets)], strict=True):
+        yield int(pages[start]), start, end
+
+
+_NONE = np.empty(0, np.int64)

@@ -1,13 +1,19 @@
 """How a joiner comes back: its checkpoint says which records are needed, the topics hold what they are."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from streamapp.core.events import Outcome, Prediction, Verdict
-from streamapp.core.joining import columns
+import numpy as np
+from numpy.typing import NDArray
+
+from streamapp.core.events import Ints, Outcome, Prediction, Verdict
 from streamapp.core.joining.early import Early
-from streamapp.core.joining.intake import InputBatch, Intake
+from streamapp.core.joining.intake import NONE, Intake, Records
 from streamapp.core.joining.matching import Matching
-from streamapp.core.joining.remembered import Resolved
+from streamapp.core.joining.results import BY_CLOCK, Ends
+from streamapp.core.joining.runs import Run, features, no_outcomes, outcome_rows, prediction_rows, tables
+from streamapp.core.joining.state import State
+from streamapp.core.joining.table import PENDING, Rows
 from streamapp.errors import CheckpointError
 
 
@@ -15,55 +21,91 @@ class Rejoin:
     """Brings events that were settled before back to where they waited, without any output.
 
     Args:
-        partition: Of both topics.
-        matching: What the checkpoint restored, short of the events.
+        state: What the checkpoint restored, short of the events.
+        matching: Makes columns of records.
         waiting: How many predictions waited by model and group.
         allow_lost: Give predictions that are gone the verdict LOST, rather than refuse.
     """
 
     def __init__(
-        self, partition: int, matching: Matching, waiting: Mapping[tuple[str, str], int], *, allow_lost: bool
+        self, state: State, matching: Matching, waiting: Mapping[tuple[str, str], int], *, allow_lost: bool
     ) -> None:
-        self._partition = partition
+        self._state = state
         self._matching = matching
         self._waiting = waiting
         self._allow_lost = allow_lost
-        self._found_predictions: set[int] = set()
-        self._found_outcomes: set[int] = set()
-        self._matched: dict[int, list[Resolved]] = {}
-        for resolved in matching.remembered.matched():
-            self._matched.setdefault(resolved.outcome_offset, []).append(resolved)
+        self._found_predictions: list[Ints] = []
+        self._found_outcomes: list[int] = []
+        ended = state.table.ended()
+        matched = ended[state.table.resolved["outcome_offset"][ended] >= 0]
+        order = np.argsort(state.table.resolved["outcome_offset"][matched], kind="stable")
+        self._matched = matched[order]
+        """Rows whose outcomes are needed, by their offsets."""
+        self._matched_offsets: Ints = state.table.resolved["outcome_offset"][self._matched]
 
-    def predictions(self, intake: Intake, batch: InputBatch) -> None:
+    def predictions(self, records: Records) -> None:
         """Take records of ``predictions`` again; those that are not needed are skipped."""
-        if not len(batch.offsets):
+        state = self._state
+        needed = _chosen(records, state.pending_pages.holds(records.offsets))
+        if not len(needed):
             return
-        matching, first, last = self._matching, batch.offsets[0], batch.offsets[-1]
-        needed = matching.pending_pages.between(first, last)
-        refused = matching.refused_pages.between(first, last)
-        for offset, log_time, _, _, prediction in intake.reread(batch):
-            if offset in needed and isinstance(prediction, Prediction):
-                self._found_predictions.add(offset)
-                pending = matching.wait(prediction, offset, log_time)
-                if offset in refused:
-                    pending.refused = True
+        run, _ = self._matching.runs(needed, NONE)
+        if not len(run):
+            return
+        events: Sequence[Prediction] = run.events
+        codes = np.array([state.groups.code(p.model, p.group) for p in events], dtype=np.int32)
+        words = state.words
+        rows = prediction_rows(run, codes, words.version, words.series, words.unit, words.label)
+        rows["refused"] = state.refused_pages.holds(run.offsets)
+        places = self._put(run, rows)
+        state.wait(places, rows)
+        self._found_predictions.append(run.offsets)
 
-    def outcomes(self, intake: Intake, batch: InputBatch, misplaced: set[int]) -> None:
+    def _put(self, run: Run, rows: Rows) -> Ints:
+        """Put predictions into the table, beside others of their ids."""
+        table, raw, scores = self._state.table, features(run), tables(run)
+        if len(set(run.ids)) == len(run) and table.by_id.keys().isdisjoint(run.ids):
+            return table.put(rows, run.ids, raw, scores)
+        places = [
+            table.link(rows[i : i + 1], prediction_id, raw[i], None if scores is None else scores[i])
+            for i, prediction_id in enumerate(run.ids)
+        ]
+        return np.array(places)
+
+    def outcomes(self, records: Records) -> None:
         """Take records of ``outcomes`` again; those that are not needed are skipped."""
-        if not len(batch.offsets):
+        state = self._state
+        waiting = state.waiting_pages.holds(records.offsets)
+        needed = _chosen(records, waiting | np.isin(records.offsets, self._matched_offsets))
+        if not len(needed):
             return
-        matching, first, last = self._matching, batch.offsets[0], batch.offsets[-1]
-        needed = matching.waiting_pages.between(first, last)
-        repeated = matching.repeated_pages.between(first, last)
-        for offset, log_time, key, value, outcome in intake.reread(batch):
-            if not isinstance(outcome, Outcome):
-                continue
-            for resolved in self._matched.get(offset, ()):
-                resolved.outcome, resolved.outcome_log_time = outcome, log_time
-            if offset in needed:
-                self._found_outcomes.add(offset)
-                early = Early(outcome, offset, log_time, key, value, offset in misplaced, offset in repeated)
-                matching.keep(early)
+        _, run = self._matching.runs(NONE, needed)
+        if not len(run):
+            return
+        rows = outcome_rows(run, state.words.label)
+        self._answer(rows)
+        repeated = state.repeated_pages.holds(run.offsets).tolist()
+        for i in np.flatnonzero(state.waiting_pages.holds(run.offsets)).tolist():
+            outcome: Outcome = run.events[i]
+            record, stray = run.place(i), run.strays is not None and bool(run.strays[i])
+            key, value = needed.keys[record], needed.values[record]
+            offset, log_time = int(run.offsets[i]), float(run.log_times[i])
+            state.keep(Early(outcome, offset, log_time, key, value, stray, repeated[i]))
+            self._found_outcomes.append(offset)
+
+    def _answer(self, rows: Rows) -> None:
+        """Give outcomes back to the rows that were matched with them."""
+        first = np.searchsorted(self._matched_offsets, rows["offset"], "left")
+        end = np.searchsorted(self._matched_offsets, rows["offset"], "right")
+        chosen = np.repeat(np.arange(len(rows)), end - first)
+        if not len(chosen):
+            return
+        nth = np.arange(len(chosen)) - np.repeat(np.cumsum(end - first) - (end - first), end - first)
+        places, found, resolved = self._matched[first[chosen] + nth], rows[chosen], self._state.table.resolved
+        for name in ("log_time", "number", "ts", "loss", "kind", "source"):
+            resolved[f"outcome_{name}"][places] = found[name]
+        resolved["revision"][places], resolved["censored"][places] = found["revision"], found["censored"]
+        resolved["known"][places] = 1
 
     def end(self, log_time: float, intakes: Mapping[str, Intake]) -> None:
         """End the restore.
@@ -75,23 +117,25 @@ class Rejoin:
         Raises:
             CheckpointError: Needed offsets were not found, and may not be lost.
         """
+        state = self._state
         for topic, intake in intakes.items():
             if not (intake.complete or self._allow_lost):
                 raise CheckpointError(
-                    f"offsets {intake.done} to {intake.applied - 1} of {topic}, partition {self._partition}, were read "
+                    f"offsets {intake.done} to {intake.applied - 1} of {topic}, partition {state.partition}, were read "
                     f"before but not settled, and not all of them are there any more"
                 )
-        matching = self._matching
-        predictions = [offset for offset in matching.pending_pages if offset not in self._found_predictions]
-        outcomes = [offset for offset in matching.waiting_pages if offset not in self._found_outcomes]
+        found = np.concatenate(self._found_predictions) if self._found_predictions else np.empty(0, np.int64)
+        predictions = _missing(state.pending_pages.offsets(), found)
+        outcomes = _missing(state.waiting_pages.offsets(), np.array(self._found_outcomes, dtype=np.int64))
         for topic, missing in (("predictions", predictions), ("outcomes", outcomes)):
             if missing and not self._allow_lost:
                 raise CheckpointError(
-                    f"{len(missing)} records that the checkpoint waits for are not in partition {self._partition} "
+                    f"{len(missing)} records that the checkpoint waits for are not in partition {state.partition} "
                     f"of {topic} any more: offsets {_some(missing)}"
                 )
-        self._lose(predictions, log_time)
-        matching.lose_outcomes(outcomes)
+        if predictions:
+            self._lose(predictions, log_time)
+        state.lose_outcomes(outcomes)
 
     def _lose(self, offsets: Sequence[int], log_time: float) -> None:
         """Give predictions that cannot be read any more their verdict.
@@ -99,17 +143,62 @@ class Rejoin:
         Their content is gone, so *log_time* stands for their times. How many there are of each group is known, and
         which offsets they had; which offset was of which group is not.
         """
-        found = sum(group.pending for group in self._matching.groups.values())
-        if sum(self._waiting.values()) - found != len(offsets):
+        state, groups = self._state, self._state.groups
+        found = groups.waiting()
+        short = sum(self._waiting.values()) - sum(found.values())
+        if short != len(offsets):
             raise CheckpointError(
-                f"checkpoint waits for {len(offsets)} records less, by its counts {sum(self._waiting.values()) - found}"
+                f"checkpoint waits for {len(offsets)} records less, by its counts {short}",
             )
         # Where settings have come to name a model or group since, more may be missing of one, and less of another.
-        missing = [name for name, n in self._waiting.items() for _ in range(n - self._matching.group(*name).pending)]
-        for (model, name), offset in zip(missing, offsets, strict=False):
-            prediction = Prediction(prediction_id="", model=model, group=name, ts=log_time)
-            row = (prediction, offset, log_time, Verdict.LOST, columns.NO_OUTCOME, -1, float("nan"))
-            self._matching.lose_prediction(row)
+        missing = [name for name, n in self._waiting.items() for _ in range(n - found.get(name, 0))][: len(offsets)]
+        rows = np.zeros(len(missing), PENDING)
+        rows["offset"] = offsets[: len(missing)]
+        rows["group"] = [groups.code(*name) for name in missing]
+        rows["ts"] = rows["log_time"] = log_time
+        rows["number"] = rows["score"] = rows["latency"] = np.nan
+        rows["version"] = rows["series"] = rows["unit"] = -1
+        n = len(rows)
+        state.ended.append(
+            Ends(
+                rows=rows,
+                outcomes=no_outcomes(n),
+                verdict=np.full(n, int(Verdict.LOST), np.uint8),
+                moment=np.full(n, log_time),
+                cause=np.full(n, BY_CLOCK, np.uint8),
+                horizon=np.full(n, log_time),
+                features=[b""] * n,
+                tables=None,
+            )
+        )
+        groups.add(rows["group"], 1)
+        state.strike(rows)
+        state.refused_pages.discard_all(rows["offset"])
+        state.predictions.lost += n
+
+
+def _chosen(records: Records, mask: NDArray[np.bool_]) -> Records:
+    if mask.all():
+        return records
+    places = np.flatnonzero(mask)
+    rows = places.tolist()
+
+    def pick(column: Sequence[Any]) -> list[Any]:
+        return [column[row] for row in rows]
+
+    return Records(
+        records.offsets[places],
+        records.log_times[places],
+        pick(records.keys),
+        pick(records.values),
+        pick(records.events),
+    )
+
+
+def _missing(needed: Ints, found: Ints) -> list[int]:
+    """Return the offsets that were not found, in order."""
+    missing: list[int] = np.setdiff1d(needed, found).tolist()
+    return missing
 
 
 def _some(offsets: Sequence[int]) -> str:

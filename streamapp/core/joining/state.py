@@ -1,0 +1,251 @@
+"""What a joiner knows: predictions that wait or are remembered, early outcomes, counts, and results to be taken."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from streamapp.core.events import DeadLetter, Floats, Ints
+from streamapp.core.joining.deadlines import Deadlines, deadlines
+from streamapp.core.joining.early import Early, EarlyOutcomes
+from streamapp.core.joining.groups import Groups
+from streamapp.core.joining.pages import Pages
+from streamapp.core.joining.remembered import Remembered
+from streamapp.core.joining.results import NO_ENDS, Ends, Vocabularies, together
+from streamapp.core.joining.roster import Limits, Roster
+from streamapp.core.joining.table import ENDED, PENDING, RESOLVED, WAITS, Rows, Table
+from streamapp.core.joining.tally import Tally
+from streamapp.core.joining.words import Words
+from streamapp.core.settings import Settings
+
+FEW = 4096
+"""Words of one column that may be kept whatever is in use."""
+
+
+class State:
+    """Everything that follows from the records settled so far."""
+
+    def __init__(self, partition: int, settings: Settings, limits: Limits) -> None:
+        self.partition = partition
+        self.predictions = Tally("predictions")
+        self.outcomes = Tally("outcomes")
+        self.roster = Roster(settings, limits)
+        self.words = Vocabularies(Words(), Words(), Words(), Words())
+        self.groups = Groups(settings, self.roster, self.words.label)
+        self.table = Table()
+        self.deadlines = Deadlines(self.table)
+        self.remembered = Remembered(self.table)
+        # The model of an outcome without a prediction is unknown, so the most patient one decides.
+        self.early = EarlyOutcomes(max(float(s.grace) for s in (settings.defaults, *settings.models.values())))
+        self.pending_pages = Pages("pending")
+        self.refused_pages = Pages("refused")
+        self.waiting_pages = Pages("waiting")
+        self.repeated_pages = Pages("repeated")
+        self.dead_letters: list[DeadLetter] = []
+        self.ended: list[Ends] = []
+        """In order, each part before the next."""
+        self._accepted: list[Rows] = []
+
+    @property
+    def pages(self) -> tuple[Pages, ...]:
+        """All sets of offsets that a checkpoint keeps."""
+        return self.pending_pages, self.refused_pages, self.waiting_pages, self.repeated_pages
+
+    # Predictions
+
+    def accept(self, places: Ints, rows: Rows) -> None:
+        """Count predictions that were put into the table, and let them wait."""
+        self.wait(places, rows)
+        self.predictions.accepted += len(rows)
+        self.pending_pages.add_all(rows["offset"])
+        if self.groups.collecting:
+            found = self.groups.settings[rows["group"]]
+            self.predictions.other_model += int(np.count_nonzero(found["other_model"]))
+            self.predictions.other_group += int(np.count_nonzero(found["other_group"]))
+        self._accepted.append(rows)
+
+    def wait(self, places: Ints, rows: Rows) -> None:
+        """Let predictions wait that were put into the table."""
+        self.table.rows["state"][places] = WAITS
+        self.groups.add(rows["group"], 1)
+        self.deadlines.add(places, deadlines(rows, self.groups))
+
+    def end(self, places: Ints, outcomes: Rows, verdict: Any, moment: Floats, cause: int, *, known: bool) -> Ends:
+        """Give predictions their verdict, and remember them.
+
+        Args:
+            places: Rows of the table, shape (n,).
+            outcomes: What they are matched with, shape (n,).
+            verdict: Of all, or of each.
+            moment: Log times, shape (n,).
+            cause: As of :mod:`streamapp.core.joining.results`.
+            known: Whether these outcomes came, and may answer for other groups too.
+        """
+        rows, table = self.table.take(places), self.table
+        found = self.groups.settings[rows["group"]]
+        horizon = moment + found["remember"]
+        features = table.features[places].tolist()
+        tables = table.scores[places].tolist() if table.has_scores else None
+        if tables is not None and tables.count(None) == len(tables):
+            tables = None
+        n = len(rows)
+        ends = Ends(
+            rows=rows,
+            outcomes=outcomes,
+            verdict=np.full(n, verdict, np.uint8) if np.ndim(verdict) == 0 else verdict,
+            moment=moment,
+            cause=np.full(n, cause, np.uint8),
+            horizon=horizon,
+            features=features,
+            tables=tables,
+        )
+        self.strike(rows)
+        table.resolve(places, remembrance(outcomes, rows, horizon, found["name"], known=known))
+        self.remembered.add(places, horizon, found["remember"])
+        return ends
+
+    def strike(self, rows: Rows) -> None:
+        """Take predictions off the lists of those that wait."""
+        self.pending_pages.discard_all(rows["offset"])
+        refused = rows["refused"] != 0
+        if refused.any():
+            self.refused_pages.discard_all(rows["offset"][refused])
+        self.groups.add(rows["group"], -1)
+
+    # Outcomes
+
+    def keep(self, early: Early) -> None:
+        """Let an outcome wait for its prediction."""
+        self.early.add(early)
+
+    def drop(self, early: Early) -> None:
+        """Strike an outcome from the pages of those that wait."""
+        self.waiting_pages.discard(early.offset)
+        if early.repeated:
+            self.repeated_pages.discard(early.offset)
+
+    def give_up_early(self, clock: float) -> None:
+        """Give up outcomes that have waited for a prediction until *clock*."""
+        if clock <= self.early.soonest:
+            return
+        for early in self.early.unmatched(clock):
+            if early.repeated:
+                self.outcomes.duplicate += 1
+            else:
+                self.outcomes.unmatched += 1
+            self.drop(early)
+
+    def lose_outcomes(self, offsets: Sequence[int]) -> None:
+        """Give up waiting outcomes whose content is gone: no prediction will claim them."""
+        for offset in offsets:
+            self.waiting_pages.discard(offset)
+            self.repeated_pages.discard(offset)
+        self.outcomes.unmatched += len(offsets)
+        self.outcomes.lost += len(offsets)
+
+    def reject(
+        self, tally: Tally, offset: int, key: bytes | None, value: bytes | None, reason: str, error: str
+    ) -> None:
+        """Count a record that is of no use, and keep it."""
+        tally.reject(reason)
+        self.dead_letters.append(
+            DeadLetter(
+                topic=tally.topic,
+                partition=self.partition,
+                offset=offset,
+                key=key,
+                value=value,
+                reason=reason,
+                error=error,
+            )
+        )
+
+    # Taking
+
+    def take_ends(self) -> Ends:
+        """Return what ended since the last time, in order."""
+        ends = together(self.ended) if self.ended else NO_ENDS
+        self.ended.clear()
+        return ends
+
+    def take_accepted(self) -> Rows:
+        """Return what was accepted since the last time, in order of offset."""
+        rows = np.concatenate(self._accepted) if self._accepted else np.empty(0, PENDING)
+        self._accepted.clear()
+        offset = rows["offset"]
+        return rows if (np.diff(offset) > 0).all() else rows[np.argsort(offset)]
+
+    def forget(self, clock: float) -> None:
+        """Forget what nothing can ask for any more; only when everything was taken."""
+        self.remembered.forget(clock)
+        self.deadlines.compact(int(self.groups.pending.sum()), self.groups)
+        swept = self.groups.swept()
+        if swept is not None:
+            self.groups, mapping = swept
+            waiting = self.table.waiting()
+            self.table.rows["group"][waiting] = mapping[self.table.rows["group"][waiting]]
+        self._sweep_words()
+
+    def _sweep_words(self) -> None:
+        table, words = self.table, self.words
+        if all(len(w) <= 2 * table.live + FEW for w in (words.version, words.series, words.unit)) and (
+            len(words.label) <= 4 * table.live + FEW and len(self.groups.names) <= 2 * table.live + FEW
+        ):
+            return
+        waiting, ended = table.waiting(), table.ended()
+        for name in ("version", "series", "unit"):
+            vocabulary: Words = getattr(words, name)
+            codes = table.rows[name][waiting]
+            table.rows[name][waiting] = vocabulary.keep(codes)[codes]
+        self._sweep_labels(waiting, ended)
+        self._sweep_names(ended)
+
+    def _sweep_labels(self, waiting: Ints, ended: Ints) -> None:
+        groups = self.groups.settings[: len(self.groups.pairs)]
+        columns = (
+            (self.table.rows, "number", waiting[self.table.rows["kind"][waiting] == _STRING]),
+            (self.table.resolved, "outcome_number", ended[self.table.resolved["outcome_kind"][ended] == _STRING]),
+            (groups, "assumed", np.flatnonzero(groups["assumed_kind"] == _STRING)),
+        )
+        codes = [rows[name][places].astype(np.int64) for rows, name, places in columns]
+        mapping = self.words.label.keep(np.concatenate(codes))
+        for (rows, name, places), before in zip(columns, codes, strict=True):
+            rows[name][places] = mapping[before]
+
+    def _sweep_names(self, ended: Ints) -> None:
+        groups = self.groups.settings[: len(self.groups.pairs)]
+        everywhere = np.arange(len(groups))
+        columns = (
+            (self.table.resolved, "name", ended),
+            (groups, "name", everywhere),
+            (groups, "counted", everywhere),
+        )
+        codes = [rows[name][places] for rows, name, places in columns]
+        mapping = self.groups.names.keep(np.concatenate(codes))
+        for (rows, name, places), before in zip(columns, codes, strict=True):
+            rows[name][places] = mapping[before]
+
+
+_STRING = 3
+
+
+def remembrance(outcomes: Rows, rows: Rows, horizon: Floats, name: Any, *, known: bool) -> Rows:
+    """Return what is remembered of ends, shape (n,), of dtype RESOLVED."""
+    made = np.zeros(len(rows), RESOLVED)
+    made["horizon"] = horizon
+    made["outcome_log_time"] = outcomes["log_time"]
+    made["outcome_offset"] = outcomes["offset"] if known else -1
+    made["id_hash"] = rows["id_hash"]
+    made["outcome_number"] = outcomes["number"]
+    made["outcome_ts"] = outcomes["ts"]
+    made["outcome_loss"] = outcomes["loss"]
+    made["name"] = name
+    made["next"] = rows["next"]
+    made["revision"] = outcomes["revision"]
+    made["outcome_kind"] = outcomes["kind"]
+    made["outcome_source"] = outcomes["source"]
+    made["censored"] = outcomes["censored"]
+    made["known"] = known
+    made["state"] = ENDED
+    made["linked"] = rows["linked"]
+    return made
