@@ -51,9 +51,9 @@ class Matching:
             special = self._predict(first, rules) if len(first) else set()
             if len(second):
                 self._observe(second, special, rules, ended)
-            rules.settle()
-            if rules.ended:
-                ended.append(rules.take())
+            others = rules.settle()
+            if others:
+                ended += others
                 ordered = False
         state.give_up_early(clock)
         places, due = state.deadlines.due(clock, state.groups)

@@ -66,11 +66,10 @@ class Rejoin:
         table, raw, scores = self._state.table, features(run), tables(run)
         if len(set(run.ids)) == len(run) and table.by_id.keys().isdisjoint(run.ids):
             return table.put(rows, run.ids, raw, scores)
-        places = [
-            table.link(rows[i : i + 1], prediction_id, raw[i], None if scores is None else scores[i])
-            for i, prediction_id in enumerate(run.ids)
-        ]
-        return np.array(places)
+        places = table.fill(rows, run.ids, raw, scores)
+        for prediction_id, place in zip(run.ids, places.tolist(), strict=True):
+            table.join_chain(prediction_id, place)
+        return places
 
     def outcomes(self, records: Records) -> None:
         """Take records of ``outcomes`` again; those that are not needed are skipped."""

@@ -1,45 +1,102 @@
 """What becomes of records one by one: those whose id several rows have, or had, and those that are of no use.
 
 The rules are the same for all records; :mod:`streamapp.core.joining.matching` says them for columns, where they are
-simple.
+simple. Here they are said of Python objects, one for each row of the table that is touched; what follows is written
+back for all at once.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from itertools import chain as chained
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamapp.core.events import Floats, Ints, Kind, Outcome, Prediction, Verdict
 from streamapp.core.joining.early import Early
-from streamapp.core.joining.results import BY_CLOCK, BY_OUTCOME, BY_PREDICTION, Ends, Tables, together
-from streamapp.core.joining.runs import Run, no_outcomes, outcome_row
+from streamapp.core.joining.results import BY_CLOCK, BY_OUTCOME, BY_PREDICTION, Ends, Tables
+from streamapp.core.joining.runs import OUTCOME, Run, Truth, no_outcomes, truth
 from streamapp.core.joining.state import State
-from streamapp.core.joining.table import WAITS, Rows
+from streamapp.core.joining.table import RESOLVED, WAITS, Rows
 from streamapp.core.joining.tally import Tally
 
 Mask = NDArray[np.bool_]
+Moment = tuple[float, int, int, int, int]
+"""Log time, topic, offset; what comes, and where it is found: among the faults, the good records or the withheld."""
 
 _ASSUMED = 2
 """Place of ``assumed`` in :data:`streamapp.core.events.SOURCES`."""
 _FAULT, _PREDICTION, _ARRIVED, _OUTCOME = range(4)
-_KINDS = {int(Kind.BOOL): "bool", int(Kind.NUMBER): "number", int(Kind.STRING): "str"}
+_NAMES = {int(Kind.BOOL): "bool", int(Kind.NUMBER): "number", int(Kind.STRING): "str"}
+_NONE = int(Kind.NONE)
 
 
-@dataclass(slots=True)
-class _Moment:
-    """A record, or a prediction's arrival, at its turn."""
+class Held:
+    """A row of the table, as the rules see it."""
 
-    log_time: float
-    topic: int
-    offset: int
-    what: int
+    __slots__ = (
+        "answer",
+        "due",
+        "grace",
+        "group",
+        "horizon",
+        "kind",
+        "log_time",
+        "matched",
+        "name",
+        "offset",
+        "place",
+        "refused",
+        "remember",
+        "revision",
+        "ts",
+        "waits",
+        "window",
+    )
+
     place: int
-    """Among the records, the good ones, or the rows of the table."""
+    name: int
+    """Code of the group's own name."""
+    waits: bool
+    group: int
+    """Of what waits; likewise the next."""
+    ts: float
+    log_time: float
+    offset: int
+    kind: int
+    refused: bool
+    window: float
+    grace: float
+    remember: float
+    due: float
+    """Log time beyond which it expires."""
+    horizon: float
+    """Of what ended; likewise the next."""
+    matched: bool
+    revision: int
+    answer: Truth | None
+    """The outcome that came, where it is at hand."""
 
-    @property
-    def turn(self) -> tuple[float, int, int]:
-        return self.log_time, self.topic, self.offset
+    def ended(self, horizon: float, answer: Truth | None) -> None:
+        """Let it be remembered."""
+        self.waits = False
+        self.horizon = horizon
+        self.matched = answer is not None
+        self.answer = answer
+        self.revision = 0 if answer is None else answer[5]
+
+    def known(self, log_time: float) -> bool:
+        """Return whether it waits, or is remembered at a log time."""
+        return self.waits or self.horizon >= log_time
+
+    def fits(self, outcome: Truth) -> bool:
+        """Return whether it can take an outcome, as :func:`fits` does for columns."""
+        known, truth_kind = outcome[0], outcome[6]
+        return (
+            self.ts - self.grace <= known <= self.ts + self.window
+            and outcome[1] <= self.due
+            and (truth_kind == self.kind or truth_kind == _NONE or self.kind == _NONE)
+        )
 
 
 class Rules:
@@ -54,137 +111,138 @@ class Rules:
     def __init__(self, state: State, predictions: Run, outcomes: Run) -> None:
         self._state = state
         self._runs = predictions, outcomes
-        self._rows: Rows
-        self._features: Sequence[bytes]
-        self._tables: Tables | None
-        self._outcomes: Rows
-        self._moments: list[_Moment] = []
-        self.ended: list[Ends] = []
+        self._columns: tuple[Rows, Sequence[bytes], Tables | None]
+        self._truths: list[Truth] = []
+        self._moments: list[Moment] = []
+        self._chains: dict[str, list[Held]] = {}
+        self._settings: dict[int, tuple[Any, ...]] = {}
+        self._withheld: dict[int, tuple[str, Held]] = {}
+        self._accepted: list[tuple[int, str, Held]] = []
+        """Place among the predictions, id, row."""
+        self._joined: list[tuple[Held, Truth, float, int]] = []
+        """Row, outcome, moment, cause."""
+        self._expired: list[Held] = []
         for topic, run in enumerate(self._runs):
-            for place, fault in enumerate(run.faults):
+            for index, fault in enumerate(run.faults):
                 log_time, offset = run.records.log_times[fault.place], run.records.offsets[fault.place]
-                self._moments.append(_Moment(float(log_time), topic, int(offset), _FAULT, place))
+                self._moments.append((float(log_time), topic, int(offset), _FAULT, index))
 
     def predictions(self, rows: Rows, features: Sequence[bytes], tables: Tables | None, places: Ints) -> None:
         """Take predictions, by their places; the columns are those of all."""
-        self._rows, self._features, self._tables = rows, features, tables
+        self._columns = rows, features, tables
         self._add(0, _PREDICTION, places)
 
     def outcomes(self, rows: Rows, places: Ints) -> None:
         """Take outcomes, by their places; the rows are those of all."""
-        self._outcomes = rows
+        self._truths = rows.tolist()
         self._add(1, _OUTCOME, places)
 
-    def withhold(self, ids: Sequence[str]) -> None:
+    def withhold(self, ids: Iterable[str]) -> None:
         """Take predictions that were accepted just now out of sight until their turn."""
         table = self._state.table
         for prediction_id in dict.fromkeys(ids):
-            place = table.by_id.pop(prediction_id)
-            row = table.rows[place]
-            self._moments.append(_Moment(float(row["log_time"]), 0, int(row["offset"]), _ARRIVED, place))
+            held = self._held(table.by_id.pop(prediction_id))
+            self._withheld[held.place] = prediction_id, held
+            self._moments.append((held.log_time, 0, held.offset, _ARRIVED, held.place))
 
     def _add(self, topic: int, what: int, places: Ints) -> None:
         run = self._runs[topic]
         columns = run.log_times[places].tolist(), run.offsets[places].tolist(), places.tolist()
-        for log_time, offset, place in zip(*columns, strict=True):
-            self._moments.append(_Moment(log_time, topic, offset, what, place))
+        self._moments += [
+            (log_time, topic, offset, what, place) for log_time, offset, place in zip(*columns, strict=True)
+        ]
 
-    def settle(self) -> None:
-        """Settle everything, in its order."""
-        self._moments.sort(key=lambda moment: moment.turn)
-        for moment in self._moments:
-            self._state.give_up_early(moment.log_time)
-            if moment.what == _PREDICTION:
-                self._predict(moment)
-            elif moment.what == _OUTCOME:
-                self._observe(moment)
-            elif moment.what == _ARRIVED:
-                prediction_id = self._state.table.ids[moment.place]
-                self._state.table.by_id[prediction_id] = moment.place
-                self._arrive(moment.place, prediction_id, moment.log_time)
+    def settle(self) -> list[Ends]:
+        """Settle everything in its order, and return what ended."""
+        self._moments.sort()
+        early = self._state.early
+        for log_time, topic, offset, what, index in self._moments:
+            if early.soonest < log_time:
+                self._state.give_up_early(log_time)
+            if what == _PREDICTION:
+                self._predict(index, log_time, offset)
+            elif what == _OUTCOME:
+                self._observe(index, log_time, offset)
+            elif what == _ARRIVED:
+                prediction_id, held = self._withheld[index]
+                self._arrive(prediction_id, held, self._chain(prediction_id, log_time))
             else:
-                self._reject(moment)
-
-    def take(self) -> Ends:
-        """Return what ended."""
-        return together(self.ended)
+                self._reject(topic, index, offset)
+        return self._write()
 
     # Predictions
 
-    def _predict(self, moment: _Moment) -> None:
-        state, run, place = self._state, self._runs[0], moment.place
-        prediction: Prediction = run.events[place]
-        prediction_id = prediction.prediction_id
-        chain = self._chain(prediction_id, moment.log_time)
+    def _predict(self, index: int, log_time: float, offset: int) -> None:
+        state, run = self._state, self._runs[0]
+        prediction: Prediction = run.events[index]
+        chain = self._chain(prediction.prediction_id, log_time)
         name = state.groups.names.code(prediction.group)
-        if any(self._name(other) == name and self._is_known(other, moment.log_time) for other in chain):
+        if any(held.name == name and held.known(log_time) for held in chain):
             state.predictions.duplicate += 1
             return
-        row = self._rows[place : place + 1].copy()
-        row["group"] = state.groups.code(prediction.model, prediction.group)
-        table = None if self._tables is None else self._tables[place]
-        found = state.table.link(row, prediction_id, self._features[place], table)
-        state.accept(np.array([found]), row)
+        held = Held()
+        held.place, held.offset, held.log_time, held.ts = -1, offset, log_time, float(run.ts[index])
+        held.kind, held.refused = int(self._columns[0]["kind"][index]), False
+        self._place(held, state.groups.code(prediction.model, prediction.group))
+        self._accepted.append((index, prediction.prediction_id, held))
         if run.strays is not None:
-            state.predictions.misplaced += bool(run.strays[place])
-        self._arrive(found, prediction_id, moment.log_time)
+            state.predictions.misplaced += bool(run.strays[index])
+        self._arrive(prediction.prediction_id, held, chain)
 
-    def _arrive(self, place: int, prediction_id: str, log_time: float) -> None:
+    def _arrive(self, prediction_id: str, held: Held, chain: list[Held]) -> None:
         """Let a prediction meet the outcomes that came before it."""
         state = self._state
-        ended = [other for other in state.table.chain(prediction_id) if self._answers(other, log_time)]
-        resolved = state.table.resolved
-        for other in sorted(ended, key=lambda other: int(resolved["outcome_offset"][other])):
-            outcome = self._outcome_of(other)
-            if self._fits(place, outcome):
-                self._join([place], outcome, log_time, BY_PREDICTION)
+        answers = [
+            other.answer for other in chain if other.answer and not other.waits and other.horizon >= held.log_time
+        ]
+        chain.append(held)
+        for answer in sorted(answers, key=lambda answer: answer[2]):
+            if held.fits(answer):
+                self._join(held, answer, held.log_time, BY_PREDICTION)
                 break
         if prediction_id in state.early.by_id:
             for early in state.early.take(prediction_id):
                 state.drop(early)
-                row = self._outcome_row(early.outcome, early.offset, early.log_time)
-                self._match(early, row, log_time, BY_PREDICTION)
+                found = truth(early.outcome, early.offset, early.log_time, state.words.label)
+                self._match(early, found, chain, held.log_time, BY_PREDICTION)
 
     # Outcomes
 
-    def _observe(self, moment: _Moment) -> None:
-        run, place = self._runs[1], moment.place
-        outcome: Outcome = run.events[place]
-        self._chain(outcome.prediction_id, moment.log_time)
-        records, record = run.records, run.place(place)
+    def _observe(self, index: int, log_time: float, offset: int) -> None:
+        run = self._runs[1]
+        outcome: Outcome = run.events[index]
+        records, record = run.records, run.place(index)
         early = Early(
             outcome,
-            moment.offset,
-            moment.log_time,
+            offset,
+            log_time,
             records.keys[record],
             records.values[record],
-            run.strays is not None and bool(run.strays[place]),
+            run.strays is not None and bool(run.strays[index]),
             outcome.prediction_id in self._state.early.by_id,
         )
-        self._match(early, self._outcomes[place : place + 1], moment.log_time, BY_OUTCOME)
+        self._match(early, self._truths[index], self._chain(outcome.prediction_id, log_time), log_time, BY_OUTCOME)
 
-    def _match(self, early: Early, row: Rows, now: float, cause: int) -> None:
+    def _match(self, early: Early, found: Truth, chain: Sequence[Held], now: float, cause: int) -> None:
         """Say what becomes of an outcome at the log time *now*, when *cause* brings it up."""
         state, tally = self._state, self._state.outcomes
-        chain = state.table.chain(early.outcome.prediction_id)
-        waiting = [place for place in chain if self._waits(place)]
-        fitting = [place for place in waiting if self._fits(place, row)]
+        waiting = [held for held in chain if held.waits]
+        fitting = [held for held in waiting if held.fits(found)]
         if fitting:
-            self._join(fitting, row, now, cause)
+            for held in fitting:
+                self._join(held, found, now, cause)
             tally.accepted += 1
             tally.misplaced += early.misplaced
             return
-        known = [place for place in chain if not self._waits(place) and self._is_known(place, early.log_time)]
-        resolved = state.table.resolved
-        matched = [place for place in known if resolved["outcome_offset"][place] >= 0]
+        known = [held for held in chain if not held.waits and held.horizon >= early.log_time]
+        matched = [held.revision for held in known if held.matched]
         if matched:
-            revisions = [int(resolved["revision"][place]) for place in matched]
-            if int(row["revision"][0]) > max(revisions):
+            if found[5] > max(matched):
                 tally.late += 1
             else:
                 tally.duplicate += 1
         elif waiting:
-            self._refuse(waiting, early, row)
+            self._refuse(waiting, early, found)
         elif known:
             tally.late += 1
         else:
@@ -193,99 +251,131 @@ class Rules:
             if early.repeated:
                 state.repeated_pages.add(early.offset)
 
-    def _refuse(self, waiting: Sequence[int], early: Early, row: Rows) -> None:
+    def _refuse(self, waiting: Sequence[Held], early: Early, found: Truth) -> None:
         """Count an outcome that no waiting prediction of its id can take; they go on waiting."""
-        state, tally = self._state, self._state.outcomes
-        first = state.table.rows[waiting[0]]
-        settings = state.groups.settings[first["group"]]
-        known, made, grace = float(row["ts"][0]), float(first["ts"]), float(settings["grace"])
-        too_early, too_late = known < made - grace, known > made + float(settings["window"])
-        if not (too_early or too_late):
-            expected, got = _KINDS[int(first["kind"])], _KINDS[int(row["kind"][0])]
-            error = f"expected `{expected}` like the prediction, got `{got}` - at `$.outcome`"
+        state, tally, first, known = self._state, self._state.outcomes, waiting[0], found[0]
+        too_late = known > first.ts + first.window
+        if known >= first.ts - first.grace and not too_late:
+            error = f"expected `{_NAMES[first.kind]}` like the prediction, got `{_NAMES[found[6]]}` - at `$.outcome`"
             state.reject(tally, early.offset, early.key, early.value, "type_mismatch", error)
             return
-        if first["refused"]:
+        if first.refused:
             tally.duplicate += 1
             return
-        for place in waiting:
-            if not state.table.rows["refused"][place]:
-                state.table.rows["refused"][place] = 1
-                state.refused_pages.add(int(state.table.rows["offset"][place]))
+        for held in waiting:
+            if not held.refused:
+                held.refused = True
+                state.refused_pages.add(held.offset)
         if too_late:
             tally.late += 1
         else:
-            error = f"expected a ts at most {grace:g} s before the prediction's {made!r}, got {known!r} - at `$.ts`"
-            state.reject(tally, early.offset, early.key, early.value, "before_prediction", error)
+            error = f"expected a ts at most {first.grace:g} s before the prediction's {first.ts!r}, got {known!r}"
+            state.reject(tally, early.offset, early.key, early.value, "before_prediction", f"{error} - at `$.ts`")
 
-    def _reject(self, moment: _Moment) -> None:
-        run = self._runs[moment.topic]
-        fault, records = run.faults[moment.place], run.records
-        tally: Tally = (self._state.predictions, self._state.outcomes)[moment.topic]
+    def _reject(self, topic: int, index: int, offset: int) -> None:
+        run = self._runs[topic]
+        fault, records = run.faults[index], run.records
+        tally: Tally = (self._state.predictions, self._state.outcomes)[topic]
         key, value = records.keys[fault.place], records.values[fault.place]
-        self._state.reject(tally, moment.offset, key, value, fault.reason, fault.error)
+        self._state.reject(tally, offset, key, value, fault.reason, fault.error)
+
+    def _join(self, held: Held, found: Truth, now: float, cause: int) -> None:
+        held.ended(now + held.remember, found)
+        self._joined.append((held, found, now, cause))
 
     # Rows of the table
 
-    def _chain(self, prediction_id: str, now: float) -> list[int]:
-        """Return the rows of an id, those that waited too long until *now* being given up."""
-        state = self._state
-        chain = state.table.chain(prediction_id)
-        for place in chain:
-            if self._waits(place):
-                due = self._deadline(place)
-                if due < now:
-                    self.ended.append(expire(state, np.array([place]), np.array([due])))
+    def _chain(self, prediction_id: str, now: float) -> list[Held]:
+        """Return the rows of an id, those that waited too long until *now* having been given up."""
+        chain = self._chains.get(prediction_id)
+        if chain is None:
+            chain = self._chains[prediction_id] = [self._held(p) for p in self._state.table.chain(prediction_id)]
+        for held in chain:
+            if held.waits and held.due < now:
+                held.ended(held.due + held.remember, None)
+                self._expired.append(held)
         return chain
 
-    def _waits(self, place: int) -> bool:
-        return bool(self._state.table.rows["state"][place] == WAITS)
+    def _held(self, place: int) -> Held:
+        """Return a row of the table as an object."""
+        row: tuple[Any, ...] = self._state.table.rows[place].item()
+        held = Held()
+        held.place = place
+        if row[13] == WAITS:
+            held.ts, held.log_time, held.offset = row[0], row[1], row[2]
+            held.kind, held.refused = row[12], bool(row[14])
+            self._place(held, row[7])
+            return held
+        ended = dict(zip(RESOLVED.names or (), self._state.table.resolved[place].item(), strict=True))
+        held.name, held.waits, held.refused, held.answer = ended["name"], False, False, None
+        held.horizon, held.matched, held.revision = ended["horizon"], ended["outcome_offset"] >= 0, ended["revision"]
+        if held.matched and ended["known"]:
+            held.answer = (
+                ended["outcome_ts"],
+                ended["outcome_log_time"],
+                ended["outcome_offset"],
+                ended["outcome_number"],
+                ended["outcome_loss"],
+                ended["revision"],
+                ended["outcome_kind"],
+                ended["outcome_source"],
+                ended["censored"],
+            )
+        return held
 
-    def _is_known(self, place: int, log_time: float) -> bool:
-        """Return whether a row waits, or is remembered at a log time."""
-        return self._waits(place) or bool(self._state.table.resolved["horizon"][place] >= log_time)
+    def _place(self, held: Held, group: int) -> None:
+        """Say which group a prediction that waits is of."""
+        settings = self._settings.get(group)
+        if settings is None:
+            settings = self._settings[group] = self._state.groups.settings[group].item()
+        held.group, held.waits = group, True
+        held.window, held.grace, held.remember, held.name = settings[0], settings[1], settings[2], settings[5]
+        held.due = max(held.ts, held.log_time) + held.window + held.grace
+        held.matched, held.answer = False, None
 
-    def _answers(self, place: int, log_time: float) -> bool:
-        """Return whether the outcome of a row that ended is at hand, and may answer for another group."""
-        row = self._state.table.resolved[place]
-        return not self._waits(place) and bool(
-            row["known"] and row["outcome_offset"] >= 0 and row["horizon"] >= log_time
+    def _write(self) -> list[Ends]:
+        """Write back what follows, and return what ended."""
+        state, table = self._state, self._state.table
+        if self._accepted:
+            places = self._put()
+            for (_, prediction_id, held), place in zip(self._accepted, places.tolist(), strict=True):
+                held.place = place
+                table.join_chain(prediction_id, place)
+        for prediction_id, held in self._withheld.values():
+            table.join_chain(prediction_id, held.place)
+        refused = [held.place for held in chained.from_iterable(self._chains.values()) if held.refused]
+        ended = []
+        if refused:
+            # Of what has ended since, the mark is still to be taken off the pages.
+            table.rows["refused"][refused] = 1
+        if self._expired:
+            ended.append(expire(state, _places(self._expired), np.array([held.due for held in self._expired])))
+        if self._joined:
+            rows, truths, moments, causes = zip(*self._joined, strict=True)
+            outcomes = np.array(list(truths), dtype=OUTCOME)
+            verdict = np.where(outcomes["censored"], int(Verdict.CENSORED), int(Verdict.JOINED)).astype(np.uint8)
+            cause = np.array(causes, dtype=np.uint8)
+            ended.append(state.end(_places(rows), outcomes, verdict, np.array(moments), cause, known=True))
+        return ended
+
+    def _put(self) -> Ints:
+        """Put the accepted predictions into the table; return their places."""
+        rows, features, tables = self._columns
+        chosen = [index for index, _, _ in self._accepted]
+        accepted = rows[chosen]
+        accepted["group"] = [held.group for _, _, held in self._accepted]
+        places = self._state.table.fill(
+            accepted,
+            [prediction_id for _, prediction_id, _ in self._accepted],
+            [features[index] for index in chosen],
+            None if tables is None else [tables[index] for index in chosen],
         )
+        self._state.accept(places, accepted)
+        return places
 
-    def _name(self, place: int) -> int:
-        """Return the code of the group's own name."""
-        state = self._state
-        if self._waits(place):
-            return int(state.groups.settings["name"][state.table.rows["group"][place]])
-        return int(state.table.resolved["name"][place])
 
-    def _deadline(self, place: int) -> float:
-        row = self._state.table.rows[place]
-        settings = self._state.groups.settings[row["group"]]
-        ts, log_time = float(row["ts"]), float(row["log_time"])
-        return max(ts, log_time) + float(settings["window"]) + float(settings["grace"])
-
-    def _fits(self, place: int, outcome: Rows) -> bool:
-        rows = self._state.table.take(np.array([place]))
-        return bool(fits(rows, outcome, self._state.groups.settings[rows["group"]])[0])
-
-    def _join(self, places: Sequence[int], outcome: Rows, now: float, cause: int) -> None:
-        verdict = Verdict.CENSORED if outcome["censored"][0] else Verdict.JOINED
-        n = len(places)
-        moment = np.full(n, now)
-        ends = self._state.end(np.array(places), outcome.repeat(n), int(verdict), moment, cause, known=True)
-        self.ended.append(ends)
-
-    def _outcome_row(self, outcome: Outcome, offset: int, log_time: float) -> Rows:
-        return outcome_row(outcome, offset, log_time, self._state.words.label)
-
-    def _outcome_of(self, place: int) -> Rows:
-        """Return the outcome that a row was matched with."""
-        found, row = self._state.table.resolved[place], no_outcomes(1)
-        for name in ("ts", "log_time", "offset", "number", "loss", "kind", "source"):
-            row[name] = found[f"outcome_{name}"]
-        row["revision"], row["censored"] = found["revision"], found["censored"]
-        return row
+def _places(rows: Sequence[Held]) -> Ints:
+    return np.array([held.place for held in rows])
 
 
 def fits(waiting: Rows, outcomes: Rows, settings: Rows) -> Mask:

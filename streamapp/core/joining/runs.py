@@ -40,6 +40,9 @@ OUTCOME = np.dtype(
 )
 """What a row of ``scored`` has of its outcome; ``number``, ``kind``: the truth."""
 
+Truth = tuple[float, float, int, float, float, int, int, int, int]
+"""The fields of one such row."""
+
 _SOURCE_CODES = {source: code for code, source in enumerate(SOURCES)}
 
 
@@ -198,21 +201,19 @@ def outcome_rows(run: Run, labels: Words) -> Rows:
     return rows
 
 
-def outcome_row(outcome: Outcome, offset: int, log_time: float, labels: Words) -> Rows:
-    """Return one outcome as rows of :data:`OUTCOME`, shape (1,)."""
-    number, loss = label_number(outcome.outcome, labels), outcome.loss
-    row = (
-        outcome.ts,
+def truth(outcome: Outcome, offset: int, log_time: float, labels: Words) -> Truth:
+    """Return one outcome as a row of :data:`OUTCOME`."""
+    return (
+        float(outcome.ts),  # type: ignore[arg-type]  # the codec made it a float
         log_time,
         offset,
-        number,
-        np.nan if loss is None else loss,
+        label_number(outcome.outcome, labels),
+        _NAN if outcome.loss is None else outcome.loss,
         _revision(outcome.revision),
         kind(outcome.outcome),
         _SOURCE_CODES[outcome.source],
         outcome.status is not None,
     )
-    return np.array([row], OUTCOME)
 
 
 def no_outcomes(n: int) -> Rows:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from streamapp.core.events import DeadLetter, Floats, Ints
+from streamapp.core.events import Bytes, DeadLetter, Floats, Ints
 from streamapp.core.joining.deadlines import Deadlines, deadlines
 from streamapp.core.joining.early import Early, EarlyOutcomes
 from streamapp.core.joining.groups import Groups
@@ -70,15 +70,17 @@ class State:
         self.groups.add(rows["group"], 1)
         self.deadlines.add(places, deadlines(rows, self.groups))
 
-    def end(self, places: Ints, outcomes: Rows, verdict: Any, moment: Floats, cause: int, *, known: bool) -> Ends:
+    def end(
+        self, places: Ints, outcomes: Rows, verdict: Bytes, moment: Floats, cause: int | Bytes, *, known: bool
+    ) -> Ends:
         """Give predictions their verdict, and remember them.
 
         Args:
             places: Rows of the table, shape (n,).
             outcomes: What they are matched with, shape (n,).
-            verdict: Of all, or of each.
+            verdict: Shape (n,).
             moment: Log times, shape (n,).
-            cause: As of :mod:`streamapp.core.joining.results`.
+            cause: Of all, or of each, as of :mod:`streamapp.core.joining.results`.
             known: Whether these outcomes came, and may answer for other groups too.
         """
         rows, table = self.table.take(places), self.table
@@ -88,13 +90,12 @@ class State:
         tables = table.scores[places].tolist() if table.has_scores else None
         if tables is not None and tables.count(None) == len(tables):
             tables = None
-        n = len(rows)
         ends = Ends(
             rows=rows,
             outcomes=outcomes,
-            verdict=np.full(n, verdict, np.uint8) if np.ndim(verdict) == 0 else verdict,
+            verdict=verdict,
             moment=moment,
-            cause=np.full(n, cause, np.uint8),
+            cause=np.full(len(rows), cause, np.uint8),
             horizon=horizon,
             features=features,
             tables=tables,

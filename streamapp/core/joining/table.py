@@ -119,15 +119,20 @@ class Table:
 
     def put(self, rows: Rows, ids: Sequence[str], features: Sequence[bytes], scores: Sequence[Any] | None) -> Ints:
         """Add predictions whose ids the table does not have, each another; return their rows."""
-        places = self._fill(rows, ids, features, scores)
+        places = self.fill(rows, ids, features, scores)
         self.by_id.update(zip(ids, places.tolist(), strict=True))
         return places
 
-    def link(self, rows: Rows, prediction_id: str, features: bytes, scores: Any) -> int:
-        """Add one prediction, rows of shape (1,), behind others of its id, if there are any; return its row."""
-        place = int(self._fill(rows, [prediction_id], [features], None if scores is None else [scores])[0])
-        self.join_chain(prediction_id, place)
-        return place
+    def fill(self, rows: Rows, ids: Sequence[str], features: Sequence[bytes], scores: Sequence[Any] | None) -> Ints:
+        """Add predictions that cannot be found by their ids yet; return their rows."""
+        places = self.room(len(ids))
+        self.rows.view(_WHOLE)[places] = rows.view(_WHOLE)
+        self.ids[places] = ids
+        self.features[places] = features
+        if scores is not None:
+            self.has_scores = True
+            self.scores[places] = _objects(scores)
+        return places
 
     def join_chain(self, prediction_id: str, place: int) -> None:
         """Put a row behind the others of its id."""
@@ -146,11 +151,6 @@ class Table:
             found.append(place)
             place = int(following[place])
         return found
-
-    def reserve(self, n: int) -> None:
-        """Make room for *n* more rows now, so that :attr:`rows` stays the same array while they are added."""
-        if self._end + n > len(self.rows):
-            self._grow(max(self._end + n, len(self.rows) * 3 // 2))
 
     def take(self, places: Ints) -> Rows:
         """Return a copy of rows."""
@@ -188,16 +188,6 @@ class Table:
     def ended(self) -> Ints:
         """Return the rows of all that are remembered."""
         return np.flatnonzero(self.rows["state"][: self._end] == ENDED)
-
-    def _fill(self, rows: Rows, ids: Sequence[str], features: Sequence[bytes], scores: Sequence[Any] | None) -> Ints:
-        places = self.room(len(ids))
-        self.rows.view(_WHOLE)[places] = rows.view(_WHOLE)
-        self.ids[places] = ids
-        self.features[places] = features
-        if scores is not None:
-            self.has_scores = True
-            self.scores[places] = _objects(scores)
-        return places
 
     def _unlink(self, place: int) -> None:
         prediction_id = self.ids[place]
