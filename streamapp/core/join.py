@@ -238,10 +238,10 @@ class Joiner:
             CheckpointError: The entries are incomplete, broken, or of another partition or format.
         """
         joiner = cls(partition, settings, partitions=partitions, limits=limits)
-        joiner._checkpoint, waiting = JoinCheckpoint.restore(
+        joiner._checkpoint, waiting, copied = JoinCheckpoint.restore(
             partition, entries, joiner._state, joiner._predictions, joiner._outcomes
         )
-        joiner._rejoin = Rejoin(joiner._state, joiner._matching, waiting, allow_lost=allow_lost)
+        joiner._rejoin = Rejoin(joiner._state, joiner._matching, waiting, copied, allow_lost=allow_lost)
         return joiner
 
     def reread_predictions(self, batch: InputBatch) -> None:

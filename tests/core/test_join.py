@@ -5,10 +5,11 @@ import pytest
 from aiokafka.partitioner import murmur2
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import Raw
 from pyroaring import BitMap
 
 from streamapp.core.events import Kind
-from streamapp.core.join import InputBatch, Joiner
+from streamapp.core.join import InputBatch, Joiner, Limits
 from streamapp.core.settings import ModelSettings, Seconds, Settings
 from streamapp.errors import CheckpointError, DecodeError
 from tests.core.joining import SETTINGS, Log, Run, observe, predict, restore, rows_of, whole
@@ -418,7 +419,7 @@ def test_records_that_were_read_but_not_settled_must_be_there_again():
     [
         (b"meta", None, "no 'meta'"),
         (b"meta", b"\x96\x02\x00", "cannot be read"),
-        (b"meta", b"\x92\x63\x00", "format 99, expected 1"),
+        (b"meta", b"\x92\x63\x00", "format 99, expected 1 or 2"),
         (b"pending/0", b"x", "not a page"),
         (b"pending/x", BitMap([1]).serialize(), "'pending/x' is not a page"),
         (b"pending/0", BitMap([1 << 16]).serialize(), "outside of its page"),
@@ -426,6 +427,8 @@ def test_records_that_were_read_but_not_settled_must_be_there_again():
         (b"groups/0", b"\xc1", "'groups/0' cannot be read"),
         (b"resolved/0", b"\xc1", "'resolved/0' cannot be read"),
         (b"resolved/x", b"\xc1", "not a number"),
+        (b"waiting/0", None, "entries, expected"),
+        (b"straggler/0", b"\xc1", "'straggler/0' cannot be read"),
     ],
 )
 def test_a_broken_checkpoint_is_refused_and_the_entry_named(key, value, text):
@@ -456,6 +459,41 @@ def test_base_is_the_oldest_that_waits_and_follows_what_is_resolved():
         assert 0 <= joiner.predictions_applied - joiner.predictions_base < 2048
         assert 0 <= joiner.outcomes_applied - joiner.outcomes_base < 2048
     assert run.counts["outcomes", "accepted"] == 5000 - 1
+
+
+def test_a_restore_reads_no_more_than_a_few_records_for_each_that_waits():
+    """Labels that never come are copied, with everything that was said; the copies go when they have ended."""
+    joiner, run = Joiner(0, Settings(), limits=Limits(reread=2000)), Run()
+    n, step = 60_000, 1000
+    said = {"scores": {"x": 0.75, "y": 0.25}, "version": "v", "series": "s", "unit": "u", "latency": 0.5}
+    answers = [predict(f"p{i}", i / 100, prediction="x", features=Raw(b'{"a":%d}' % i), **said) for i in range(n)]
+    predictions = Log([(answer.ts, answer) for answer in answers])
+    outcomes = Log([(i / 100, observe(f"p{i}", i / 100, outcome="y")) for i in range(n) if i % 50])
+    for start in range(0, n, step):
+        joiner.predictions(predictions.batch(start, start + step))
+        joiner.outcomes(outcomes.batch(start, start + step))
+        run.add(joiner.take())
+    joiner.advance(predictions=600.0, outcomes=600.0)
+    run.add(joiner.take())
+    assert joiner.pending() == n // 50
+    assert joiner.predictions_applied - joiner.predictions_base < 10_000
+    copied = restore(run, predictions, outcomes, settings=Settings(), step=1000, limits=Limits(reread=2000))
+    assert copied.pending() == joiner.pending()
+    for again in (joiner, copied):
+        again.outcomes(Log([(600.5, observe("p0", 1.0, outcome="y"))], first=10**6).batch(0, 1))
+        again.advance(predictions=601.0, outcomes=601.0)
+    output = joiner.take()
+    run.add(output)
+    [first], [second] = output.rows, copied.take().rows
+    assert rows_of(first) == rows_of(second)
+    assert (first.classes, first.probabilities.tolist()) == (second.classes, second.probabilities.tolist())
+    for name in ("version", "series", "unit", "prediction", "latency", "id_hash", "features"):
+        assert getattr(first, name)[0] == getattr(second, name)[0]
+    assert (second.offset.tolist(), second.feature_bytes(0)) == ([0], b'{"a":0}')
+    joiner.advance(predictions=1e6, outcomes=1e6)
+    for _ in range(10):
+        run.add(joiner.take())
+    assert not [key for key in run.entries if key.startswith(b"straggler/")]
 
 
 def test_the_checkpoint_stays_small_whatever_went_through():

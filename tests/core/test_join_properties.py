@@ -130,6 +130,17 @@ def test_order_of_reading_redelivery_and_restarts_change_nothing(both, steps):
     assert run.pending == expected.pending
 
 
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(logs(), STEPS, st.integers(0, 3))
+def test_copies_in_the_checkpoint_stand_for_the_records_that_a_restore_need_not_read(both, steps, reread):
+    expected, joiner = whole(*both, END)
+    run, other = drive(*both, steps, limits=Limits(reread=reread))
+    assert run.rows == expected.rows
+    assert run.dead == expected.dead
+    assert other.totals == joiner.totals
+    assert run.pending == expected.pending
+
+
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(logs(), STEPS)
 def test_when_every_window_grace_and_horizon_has_passed_nothing_is_left(both, steps):

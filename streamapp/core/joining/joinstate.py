@@ -5,6 +5,7 @@
 - ``waiting/<n>``, ``repeated/<n>``: offsets of ``outcomes`` that wait, and those of them that were not the first;
 - ``resolved/<n>``: what is remembered of rows that were resolved between two commits (:class:`Delta`);
 - ``groups/<n>``: how many predictions of each group wait (:class:`Waiting`);
+- ``straggler/<n>``: predictions that have waited long, whole (:mod:`streamapp.core.joining.stragglers`);
 - ``names/<n>``: a model, and its groups, as they are counted (:class:`streamapp.core.joining.roster.Roster`).
 """
 
@@ -21,13 +22,16 @@ from streamapp.core.joining.intake import Intake
 from streamapp.core.joining.pages import Pages
 from streamapp.core.joining.results import Ends
 from streamapp.core.joining.state import State
+from streamapp.core.joining.stragglers import Stragglers
 from streamapp.core.joining.table import ENDED, RESOLVED, Rows
 from streamapp.core.joining.tally import Tally
 from streamapp.core.joining.words import Words, firsts
 from streamapp.core.monitoring import packing
 from streamapp.errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2
+FORMATS = (1, 2)
+"""That can be read: format 1 had neither copies nor a number of entries."""
 DELTA_ROWS = 8192
 """Rows of one delta, at most: 240 kB."""
 DELTA_GROUPS = 512
@@ -67,6 +71,10 @@ class Meta(Struct, array_like=True):
     outcomes: TopicMeta
     next_delta: int
     waiting_entries: int
+    bound: int = 0
+    """Predictions that wait below this offset are copied (:mod:`streamapp.core.joining.stragglers`)."""
+    entries: int | None = None
+    """How many entries there are, this one included."""
 
 
 class Delta(Struct, array_like=True):
@@ -111,6 +119,9 @@ class JoinCheckpoint:
         self._next_delta = 0
         self._waiting: list[bytes] = []
         self._meta = b""
+        self._stragglers = Stragglers()
+        self._keys = {META}
+        """Of all entries."""
 
     def changes(
         self,
@@ -148,6 +159,13 @@ class JoinCheckpoint:
                 entries[_key(WAITING, number)] = value
         for number in range(len(self._waiting), len(before)):
             entries[_key(WAITING, number)] = None
+        base = predictions.base(state.pending_pages.lowest(self._stragglers.bound))[0]
+        entries |= self._stragglers.changes(state, predictions.applied, base)
+        for key, entry in entries.items():
+            if entry is None:
+                self._keys.discard(key)
+            else:
+                self._keys.add(key)
         meta = msgspec.msgpack.encode(self._describe(state, predictions, outcomes))
         if meta != self._meta:
             self._meta = entries[META] = meta
@@ -160,10 +178,12 @@ class JoinCheckpoint:
         meta = Meta(
             format=FORMAT,
             partition=self._partition,
-            predictions=_topic_meta(predictions, state.pending_pages.lowest(), state.predictions),
+            predictions=_topic_meta(predictions, state.pending_pages.lowest(self._stragglers.bound), state.predictions),
             outcomes=_topic_meta(outcomes, lowest_outcome, state.outcomes),
             next_delta=self._next_delta,
             waiting_entries=len(self._waiting),
+            bound=self._stragglers.bound,
+            entries=len(self._keys),
         )
         self.bases = meta.predictions.base, meta.outcomes.base
         return meta
@@ -176,11 +196,11 @@ class JoinCheckpoint:
         state: State,
         predictions: Intake,
         outcomes: Intake,
-    ) -> tuple["JoinCheckpoint", dict[tuple[str, str], int]]:
+    ) -> tuple["JoinCheckpoint", dict[tuple[str, str], int], Ints]:
         """Fill what is fresh with what the entries say, short of the events themselves.
 
         Returns:
-            The checkpoint, and how many predictions waited by model and group.
+            The checkpoint, how many predictions waited by model and group, and the offsets of those that were copied.
 
         Raises:
             CheckpointError: The entries are incomplete, broken, or of another partition or format.
@@ -188,6 +208,7 @@ class JoinCheckpoint:
         checkpoint = cls(partition)
         meta = _decode_meta(entries, partition)
         checkpoint._meta = entries[META]
+        checkpoint._keys = set(entries)
         checkpoint._next_delta = meta.next_delta
         checkpoint.bases = meta.predictions.base, meta.outcomes.base
         _restore_topic(predictions, state.predictions, meta.predictions)
@@ -211,7 +232,17 @@ class JoinCheckpoint:
             checkpoint._deltas[number] = delta.expires, delta.lowest
             rows = _resolved(key, delta, state.groups.names)
             state.remembered.restore(rows[rows["horizon"] >= clock])
-        return checkpoint, waiting
+        copied = checkpoint._stragglers.restore(state, entries, meta.bound)
+        if meta.entries is not None and meta.entries != len(entries):
+            raise CheckpointError(
+                f"checkpoint of partition {partition} has {len(entries)} entries, expected {meta.entries}"
+            )
+        if len(state.pending_pages) != sum(waiting.values()):
+            raise CheckpointError(
+                f"checkpoint of partition {partition} has {len(state.pending_pages)} offsets that wait, but counts "
+                f"{sum(waiting.values())}: it is broken"
+            )
+        return checkpoint, waiting, copied
 
 
 def _decode(key: bytes, data: bytes, kind: type[T]) -> T:
@@ -226,8 +257,10 @@ def _decode_meta(entries: Mapping[bytes, bytes], partition: int) -> Meta:
     if data is None:
         raise CheckpointError(f"checkpoint of partition {partition} has {len(entries)} entries, but no 'meta'")
     found = _decode(META, data, _Format).format
-    if found != FORMAT:
-        raise CheckpointError(f"checkpoint of partition {partition} has format {found}, expected {FORMAT}")
+    if found not in FORMATS:
+        raise CheckpointError(
+            f"checkpoint of partition {partition} has format {found}, expected {' or '.join(map(str, FORMATS))}"
+        )
     meta = _decode(META, data, Meta)
     if meta.partition != partition:
         raise CheckpointError(f"checkpoint is of partition {meta.partition}, expected {partition}")

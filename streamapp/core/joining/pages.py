@@ -120,12 +120,15 @@ class Pages:
     def __len__(self) -> int:
         return sum(map(len, self._pages.values()))
 
-    def lowest(self) -> int | None:
-        """Return the lowest offset, None if the set is empty."""
-        if not self._pages:
-            return None
-        number = min(self._pages)
-        return (number << BITS) + int(self._pages[number].min())
+    def lowest(self, start: int = 0) -> int | None:
+        """Return the lowest offset from *start* on, None if there is none."""
+        first = start >> BITS
+        for number in sorted(number for number in self._pages if number >= first):
+            page = self._pages[number]
+            skip = start - (number << BITS)
+            if skip <= page.max():
+                return (number << BITS) + int(page.next_set_bit(max(skip, 0)))
+        return None
 
     def _key(self, number: int) -> bytes:
         return f"{self._prefix}{number}".encode()

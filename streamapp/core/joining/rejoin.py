@@ -11,7 +11,7 @@ from streamapp.core.joining.early import Early
 from streamapp.core.joining.intake import NONE, Intake, Records
 from streamapp.core.joining.matching import Matching
 from streamapp.core.joining.results import BY_CLOCK, Ends
-from streamapp.core.joining.runs import Run, features, no_outcomes, outcome_rows, prediction_rows, tables
+from streamapp.core.joining.runs import features, no_outcomes, outcome_rows, prediction_rows, tables
 from streamapp.core.joining.state import State
 from streamapp.core.joining.table import PENDING, Rows
 from streamapp.errors import CheckpointError
@@ -24,17 +24,24 @@ class Rejoin:
         state: What the checkpoint restored, short of the events.
         matching: Makes columns of records.
         waiting: How many predictions waited by model and group.
+        found: Offsets of predictions that wait again already.
         allow_lost: Give predictions that are gone the verdict LOST, rather than refuse.
     """
 
     def __init__(
-        self, state: State, matching: Matching, waiting: Mapping[tuple[str, str], int], *, allow_lost: bool
+        self,
+        state: State,
+        matching: Matching,
+        waiting: Mapping[tuple[str, str], int],
+        found: Ints,
+        *,
+        allow_lost: bool,
     ) -> None:
         self._state = state
         self._matching = matching
         self._waiting = waiting
         self._allow_lost = allow_lost
-        self._found_predictions: list[Ints] = []
+        self._found_predictions: list[Ints] = [found]
         self._found_outcomes: list[int] = []
         ended = state.table.ended()
         matched = ended[state.table.resolved["outcome_offset"][ended] >= 0]
@@ -53,23 +60,14 @@ class Rejoin:
         if not len(run):
             return
         events: Sequence[Prediction] = run.events
-        codes = np.array([state.groups.code(p.model, p.group) for p in events], dtype=np.int32)
+        codes = state.groups.known([p.model for p in events], [p.group for p in events])
+        for place in np.flatnonzero(codes < 0).tolist():
+            codes[place] = state.groups.code(events[place].model, events[place].group)
         words = state.words
         rows = prediction_rows(run, codes, words.version, words.series, words.unit, words.label)
         rows["refused"] = state.refused_pages.holds(run.offsets)
-        places = self._put(run, rows)
-        state.wait(places, rows)
+        state.wait_again(rows, run.ids, features(run), tables(run))
         self._found_predictions.append(run.offsets)
-
-    def _put(self, run: Run, rows: Rows) -> Ints:
-        """Put predictions into the table, beside others of their ids."""
-        table, raw, scores = self._state.table, features(run), tables(run)
-        if len(set(run.ids)) == len(run) and table.by_id.keys().isdisjoint(run.ids):
-            return table.put(rows, run.ids, raw, scores)
-        places = table.fill(rows, run.ids, raw, scores)
-        for prediction_id, place in zip(run.ids, places.tolist(), strict=True):
-            table.join_chain(prediction_id, place)
-        return places
 
     def outcomes(self, records: Records) -> None:
         """Take records of ``outcomes`` again; those that are not needed are skipped."""
@@ -123,7 +121,7 @@ class Rejoin:
                     f"offsets {intake.done} to {intake.applied - 1} of {topic}, partition {state.partition}, were read "
                     f"before but not settled, and not all of them are there any more"
                 )
-        found = np.concatenate(self._found_predictions) if self._found_predictions else np.empty(0, np.int64)
+        found = np.concatenate(self._found_predictions)
         predictions = _missing(state.pending_pages.offsets(), found)
         outcomes = _missing(state.waiting_pages.offsets(), np.array(self._found_outcomes, dtype=np.int64))
         for topic, missing in (("predictions", predictions), ("outcomes", outcomes)):

@@ -18,11 +18,13 @@ NAMES = b"names/"
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """How many names one joiner takes; those that the settings name are taken beyond."""
+    """How many names one joiner takes, those that the settings name being taken beyond, and how much it reads again."""
 
     groups: int = 100
     """Of one model."""
     models: int = 1000
+    reread: int = 200_000
+    """Records that a restore may read again though nearly none of them waits."""
 
 
 class Roster:

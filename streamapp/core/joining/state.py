@@ -27,6 +27,7 @@ class State:
 
     def __init__(self, partition: int, settings: Settings, limits: Limits) -> None:
         self.partition = partition
+        self.limits = limits
         self.predictions = Tally("predictions")
         self.outcomes = Tally("outcomes")
         self.roster = Roster(settings, limits)
@@ -69,6 +70,19 @@ class State:
         self.table.rows["state"][places] = WAITS
         self.groups.add(rows["group"], 1)
         self.deadlines.add(places, deadlines(rows, self.groups))
+
+    def wait_again(
+        self, rows: Rows, ids: Sequence[str], features: Sequence[bytes], tables: Sequence[Any] | None
+    ) -> None:
+        """Let predictions wait that waited before a restart; *rows* say all but their state."""
+        table = self.table
+        if len(set(ids)) == len(ids) and table.by_id.keys().isdisjoint(ids):
+            places = table.put(rows, ids, features, tables)
+        else:
+            places = table.fill(rows, ids, features, tables)
+            for prediction_id, place in zip(ids, places.tolist(), strict=True):
+                table.join_chain(prediction_id, place)
+        self.wait(places, rows)
 
     def end(
         self, places: Ints, outcomes: Rows, verdict: Bytes, moment: Floats, cause: int | Bytes, *, known: bool
