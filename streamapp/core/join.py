@@ -241,7 +241,9 @@ class Joiner:
         joiner._checkpoint, waiting, copied = JoinCheckpoint.restore(
             partition, entries, joiner._state, joiner._predictions, joiner._outcomes
         )
-        joiner._rejoin = Rejoin(joiner._state, joiner._matching, waiting, copied, allow_lost=allow_lost)
+        joiner._rejoin = Rejoin(
+            joiner._state, joiner._matching, waiting, copied, joiner._checkpoint.bound, allow_lost=allow_lost
+        )
         return joiner
 
     def reread_predictions(self, batch: InputBatch) -> None:

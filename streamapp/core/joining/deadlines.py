@@ -61,7 +61,7 @@ class Deadlines:
             self._page(first + int(days[start])).append(places[start:end])
 
     def due(self, clock: float, groups: Groups) -> tuple[Ints, Floats]:
-        """Remove and return what waits with a deadline below *clock*: rows and deadlines, soonest first, then by offset."""
+        """Remove and return what waits with a deadline below *clock*, soonest first, then by offset: rows, deadlines."""
         if clock <= self.soonest:
             return self._open[:0], self._open_deadlines[:0]
         self._lay_open(clock, groups)
@@ -99,7 +99,7 @@ class Deadlines:
         return page
 
     def _lay_open(self, clock: float, groups: Groups) -> None:
-        """Lay open every page that may hold deadlines below *clock*, and take resolved predictions off the open ones."""
+        """Lay open every page that may hold deadlines below *clock*; take what was resolved off the open ones."""
         parts, end = [self._open], -inf
         if len(self._open):
             end = float(int(self._open_deadlines[-1])) + 1.0

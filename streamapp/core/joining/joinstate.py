@@ -123,6 +123,11 @@ class JoinCheckpoint:
         self._keys = {META}
         """Of all entries."""
 
+    @property
+    def bound(self) -> int:
+        """Every prediction with an offset below this one is copied, if it waits."""
+        return self._stragglers.bound
+
     def changes(
         self,
         state: State,

@@ -123,7 +123,7 @@ class Matching:
         simple: Mask = places >= 0
         if special:
             simple &= ~members(ids, special)
-        if len(set(ids)) != n:
+        if not state.table.distinct(places):
             simple &= ~members(ids, repeated(ids))
         waiting = state.table.take(np.maximum(places, 0))
         waits = (places >= 0) & (waiting["state"] == WAITS)

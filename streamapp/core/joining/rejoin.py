@@ -25,6 +25,7 @@ class Rejoin:
         matching: Makes columns of records.
         waiting: How many predictions waited by model and group.
         found: Offsets of predictions that wait again already.
+        bound: Every prediction with an offset below it is among those, if it waits.
         allow_lost: Give predictions that are gone the verdict LOST, rather than refuse.
     """
 
@@ -34,12 +35,14 @@ class Rejoin:
         matching: Matching,
         waiting: Mapping[tuple[str, str], int],
         found: Ints,
+        bound: int,
         *,
         allow_lost: bool,
     ) -> None:
         self._state = state
         self._matching = matching
         self._waiting = waiting
+        self._bound = bound
         self._allow_lost = allow_lost
         self._found_predictions: list[Ints] = [found]
         self._found_outcomes: list[int] = []
@@ -53,7 +56,7 @@ class Rejoin:
     def predictions(self, records: Records) -> None:
         """Take records of ``predictions`` again; those that are not needed are skipped."""
         state = self._state
-        needed = _chosen(records, state.pending_pages.holds(records.offsets))
+        needed = _chosen(records, state.pending_pages.holds(records.offsets) & (records.offsets >= self._bound))
         if not len(needed):
             return
         run, _ = self._matching.runs(needed, NONE)

@@ -141,7 +141,8 @@ class Rules:
         """Take predictions that were accepted just now out of sight until their turn."""
         table = self._state.table
         for prediction_id in dict.fromkeys(ids):
-            held = self._held(table.by_id.pop(prediction_id))
+            place = table.by_id.pop(prediction_id)
+            held = self._waiting(place, table.rows[place].item())
             self._withheld[held.place] = prediction_id, held
             self._moments.append((held.log_time, 0, held.offset, _ARRIVED, held.place))
 
@@ -155,6 +156,7 @@ class Rules:
     def settle(self) -> list[Ends]:
         """Settle everything in its order, and return what ended."""
         self._moments.sort()
+        self._gather()
         early = self._state.early
         for log_time, topic, offset, what, index in self._moments:
             if early.soonest < log_time:
@@ -169,6 +171,23 @@ class Rules:
             else:
                 self._reject(topic, index, offset)
         return self._write()
+
+    def _gather(self) -> None:
+        """Look up the rows of all ids that come."""
+        table = self._state.table
+        first, second = self._runs
+        ids = [first.ids[index] for *_, what, index in self._moments if what == _PREDICTION]
+        ids += [second.ids[index] for *_, what, index in self._moments if what == _OUTCOME]
+        ids += [prediction_id for prediction_id, _ in self._withheld.values()]
+        self._chains = {prediction_id: [] for prediction_id in ids}
+        found = [(chain, place) for key, chain in self._chains.items() if (place := table.by_id.get(key)) is not None]
+        while found:
+            places = np.array([place for _, place in found])
+            rows = table.take(places)
+            following = rows["next"].tolist()
+            for (chain, place), row, resolved in zip(found, rows.tolist(), rows.view(RESOLVED).tolist(), strict=True):
+                chain.append(self._waiting(place, row) if row[13] == WAITS else _ended(place, resolved))
+            found = [(chain, place) for (chain, _), place in zip(found, following, strict=True) if place >= 0]
 
     # Predictions
 
@@ -287,40 +306,20 @@ class Rules:
 
     def _chain(self, prediction_id: str, now: float) -> list[Held]:
         """Return the rows of an id, those that waited too long until *now* having been given up."""
-        chain = self._chains.get(prediction_id)
-        if chain is None:
-            chain = self._chains[prediction_id] = [self._held(p) for p in self._state.table.chain(prediction_id)]
+        chain = self._chains[prediction_id]
         for held in chain:
             if held.waits and held.due < now:
                 held.ended(held.due + held.remember, None)
                 self._expired.append(held)
         return chain
 
-    def _held(self, place: int) -> Held:
-        """Return a row of the table as an object."""
-        row: tuple[Any, ...] = self._state.table.rows[place].item()
+    def _waiting(self, place: int, row: tuple[Any, ...]) -> Held:
+        """Return a row of the table that waits as an object; *row* has the fields of PENDING."""
         held = Held()
         held.place = place
-        if row[13] == WAITS:
-            held.ts, held.log_time, held.offset = row[0], row[1], row[2]
-            held.kind, held.refused = row[12], bool(row[14])
-            self._place(held, row[7])
-            return held
-        ended = dict(zip(RESOLVED.names or (), self._state.table.resolved[place].item(), strict=True))
-        held.name, held.waits, held.refused, held.answer = ended["name"], False, False, None
-        held.horizon, held.matched, held.revision = ended["horizon"], ended["outcome_offset"] >= 0, ended["revision"]
-        if held.matched and ended["known"]:
-            held.answer = (
-                ended["outcome_ts"],
-                ended["outcome_log_time"],
-                ended["outcome_offset"],
-                ended["outcome_number"],
-                ended["outcome_loss"],
-                ended["revision"],
-                ended["outcome_kind"],
-                ended["outcome_source"],
-                ended["censored"],
-            )
+        held.ts, held.log_time, held.offset = row[0], row[1], row[2]
+        held.kind, held.refused = row[12], bool(row[14])
+        self._place(held, row[7])
         return held
 
     def _place(self, held: Held, group: int) -> None:
@@ -372,6 +371,17 @@ class Rules:
         )
         self._state.accept(places, accepted)
         return places
+
+
+def _ended(place: int, row: tuple[Any, ...]) -> Held:
+    """Return a row of the table that is remembered as an object; *row* has the fields of RESOLVED."""
+    horizon, log_time, offset, _, number, ts, loss, name, _, revision, kind, source, censored, known, *_ = row
+    held = Held()
+    held.place, held.name, held.waits, held.refused = place, name, False, False
+    held.horizon, held.matched, held.revision = horizon, offset >= 0, revision
+    answer = ts, log_time, offset, number, loss, revision, kind, source, censored
+    held.answer = answer if held.matched and known else None
+    return held
 
 
 def _places(rows: Sequence[Held]) -> Ints:

@@ -95,6 +95,8 @@ class Table:
         """Rows in use."""
         self.has_scores = False
         """Whether any prediction ever gave probabilities by class."""
+        self._marks: Ints = np.empty(FIRST, np.int64)
+        """Room for :meth:`distinct`."""
         self._free: list[Ints] = []
         self._end = 0
         """No row from here on was ever in use."""
@@ -114,7 +116,7 @@ class Table:
             taken.append(np.arange(self._end, self._end + n))
             self._end += n
             if self._end > len(self.rows):
-                self._grow(max(self._end, len(self.rows) * 3 // 2))
+                self._grow(max(self._end, 2 * len(self.rows)))
         return taken[0] if len(taken) == 1 else np.concatenate(taken)
 
     def put(self, rows: Rows, ids: Sequence[str], features: Sequence[bytes], scores: Sequence[Any] | None) -> Ints:
@@ -156,6 +158,12 @@ class Table:
         """Return a copy of rows."""
         # numpy copies a row of many fields field by field; as plain bytes it is six times as fast.
         return self.rows.view(_WHOLE).take(places).view(PENDING)
+
+    def distinct(self, places: Ints) -> bool:
+        """Return whether no row comes twice among some; -1 may."""
+        numbers = np.arange(len(places))
+        self._marks[places] = numbers
+        return bool(((self._marks[places] == numbers) | (places < 0)).all())
 
     def resolve(self, places: Ints, rows: Rows) -> None:
         """Let rows, of dtype :data:`RESOLVED`, stand where predictions were that waited."""
@@ -205,6 +213,7 @@ class Table:
         rows = np.zeros(size, PENDING)
         rows.view(_WHOLE)[: len(self.rows)] = self.rows.view(_WHOLE)
         self.rows, self.resolved = rows, rows.view(RESOLVED)
+        self._marks = np.empty(size, np.int64)
         for name in ("ids", "features", "scores"):
             column = np.empty(size, np.object_)
             before = getattr(self, name)
