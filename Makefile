@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "streamapp needs Python 3.11 or later: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'
 	@touch $(STAMP)
 
 demo: $(STAMP) ## Watch a live stream drift and be repaired (FOR=45: stop after 45 seconds)
@@ -40,8 +40,8 @@ lint: $(STAMP) ## Style, types, and the arrows between packages
 docs: $(STAMP) ## Write the generated parts of docs/ anew
 	$(BIN)/python -m docs.build
 
-bench: $(STAMP) ## Measure throughput against a bare loop on the same broker
-	$(BIN)/python -m benchmarks throughput
+bench: $(STAMP) ## Measure throughput beside peers on the same broker (BENCH=cost, curves or stages: something else)
+	$(BIN)/python -m benchmarks $(or $(BENCH),throughput)
 
 clean: ## Remove what was made here
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

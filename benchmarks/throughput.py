@@ -1,150 +1,117 @@
-"""Pairs per second, from Kafka to updated metrics, beside what a bare loop reaches on the same broker and input."""
+"""Pairs per second, from Kafka to updated metrics, beside peers that do the same job on the same broker and input."""
 
-import os
-import statistics
-import tempfile
-import time
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
-from benchmarks.process import Contestant, Sample
-from benchmarks.recording import record
-from streamapp.stream.topics import Topics, create, plan
-from tests.kafka import Kafka
+from rich.table import Table
 
-PARTITIONS = 4
-WARM_UP = 0.1
-"""Share of the pairs that is done before measuring begins."""
-POLL = 0.05
-PATIENCE = 600.0
+from benchmarks.arena import Arena
+from benchmarks.entry import ENTRIES
+from benchmarks.measure import Run, measure
+from benchmarks.recording import Shape
+from benchmarks.report import cell, figures, machine, print_wide, ratios
 
-
-@dataclass(frozen=True)
-class Run:
-    """One contestant's run, after its warm-up."""
-
-    pairs: float
-    seconds: float
-    cpu_seconds: float
-    memory: int
+SHARES = {"faust": 0.05, "quix": 0.25}
+"""Of the input that slow contestants are given: rates are what is compared. The others get all of it."""
+LEAST = 1000
+"""Pairs that a share is not less than."""
 
 
-def streamapp(broker: str, prefix: str, folder: Path, number: int) -> Contestant:
-    """Start a worker as it is shipped, checkpoints and transactions on."""
-    environ = {
-        "STREAMAPP_BROKER": broker,
-        "STREAMAPP_TOPIC_PREFIX": prefix,
-        "STREAMAPP_GROUP_ID": f"bench-{number}",
-        "STREAMAPP_PARTITIONS": str(PARTITIONS),
-        "STREAMAPP_SCORED_PARTITIONS": "1",
-        "STREAMAPP_DATA": str(folder / f"data-{number}"),
-        "STREAMAPP_WEB_PORT": "0",
-    }
-    return Contestant(
-        "agents",
-        [],
-        environ,
-        counter="streamapp_outcomes_total{",
-        announced=r"metrics at (http://\S+)",
-        core=0,
-        log=folder / f"streamapp-{number}.log",
-    )
+def run(
+    shape: Shape,
+    *,
+    rounds: int,
+    names: Collection[str] = tuple(ENTRIES),
+    shares: Mapping[str, float] = SHARES,
+    broker: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Run the contestants in turn, *rounds* times over, and return figures and ratios.
 
+    Args:
+        shape: Of the input.
+        rounds: How often each contestant runs.
+        names: Who takes part.
+        shares: Of the input, by contestant; 1 where not given.
+        broker: ``host:port`` of one that runs; None: start one.
+        say: Told of progress.
 
-def bare(broker: str, prefix: str, folder: Path, number: int) -> Contestant:
-    """Start the bare loop."""
-    return Contestant(
-        "benchmarks.bare",
-        [broker, prefix, str(PARTITIONS)],
-        {},
-        counter="bare_pairs_total",
-        announced=r"metrics at (http://\S+)",
-        core=0,
-        log=folder / f"bare-{number}.log",
-    )
-
-
-CONTESTANTS = {"streamapp": streamapp, "bare": bare}
-
-
-def run(*, pairs: int, rounds: int) -> dict[str, Any]:
-    """Run every contestant *rounds* times, one after the other, on one broker; return figures and ratios."""
-    runs: dict[str, list[Run]] = {name: [] for name in CONTESTANTS}
-    os.sched_setaffinity(0, {1})  # we and, as our child, the broker: the other core is the contestant's
-    with tempfile.TemporaryDirectory(prefix="streamapp-bench-") as temporary:
-        folder = Path(temporary)
-        kafka = Kafka(memory="1g", fast_start=False)
-        kafka.start()
-        try:
-            for number in range(rounds):
-                # Outputs of a run belong to its topics, so that each round starts with nothing but the input.
-                topics = Topics(f"bench{number}.")
-                create(kafka.bootstrap, plan(topics, partitions=PARTITIONS, scored_partitions=1), replication=1)
-                record(kafka.bootstrap, topics, pairs, PARTITIONS)
-                for name, start in CONTESTANTS.items():
-                    runs[name].append(_measure(start(kafka.bootstrap, topics.prefix, folder, number), pairs))
-        finally:
-            kafka.stop()
-    return _report(runs)
-
-
-def _measure(contestant: Contestant, pairs: int) -> Run:
-    """Return what happened between the first sample beyond the warm-up and the last pair.
-
-    Counts change at the contestant's own pace: samples count from the moment at which a change is first seen.
+    Raises:
+        Refused: A contestant did not do the job.
     """
-    try:
-        began = time.monotonic()
-        first: Sample | None = None
-        seen = 0.0
-        while True:
-            sample = contestant.sample()
-            if sample.pairs > seen:
-                seen = sample.pairs
-                if first is None and seen >= WARM_UP * pairs:
-                    first = sample
-                if seen >= pairs:
-                    break
-            if time.monotonic() - began > PATIENCE:
-                raise RuntimeError(f"only {seen:.0f} of {pairs} pairs in {PATIENCE:g} s")
-            time.sleep(POLL)
-        assert first is not None
-        return Run(
-            pairs=sample.pairs - first.pairs,
-            seconds=sample.at - first.at,
-            cpu_seconds=sample.cpu - first.cpu,
-            memory=contestant.memory(),
-        )
-    finally:
-        contestant.close()
-
-
-def _report(runs: dict[str, list[Run]]) -> dict[str, Any]:
-    report: dict[str, Any] = {name: _figures(done) for name, done in runs.items()}
-    ours = [run.pairs / run.cpu_seconds for run in runs["streamapp"]]
-    ratios = {
-        name: [a / (b.pairs / b.cpu_seconds) for a, b in zip(ours, done, strict=True)]
-        for name, done in runs.items()
-        if name != "streamapp"
+    runs: dict[str, list[Run]] = {name: [] for name in ENTRIES if name in names}
+    sizes = {name: max(min(shape.pairs, LEAST), round(shape.pairs * shares.get(name, 1.0))) for name in runs}
+    with Arena(broker) as arena:
+        for pairs in sorted(set(sizes.values())):
+            say(f"recording {pairs:,} pairs")
+            arena.recording(replace(shape, pairs=pairs))
+        for number in range(rounds):
+            for name, done in runs.items():
+                recording = arena.recording(replace(shape, pairs=sizes[name]))
+                with arena.stage(recording) as stage:
+                    contestant = ENTRIES[name].start(stage)
+                    try:
+                        done.append(measure(contestant, recording, ENTRIES[name].results))
+                    finally:
+                        contestant.close()
+                last = done[-1]
+                say(f"round {number + 1}: {name}: {last.per_second:,.0f} pairs/s, {last.per_cpu_second:,.0f} per CPU s")
+    return {
+        "shape": asdict(shape),
+        "machine": machine(),
+        "rounds": rounds,
+        **{name: {**figures(done), "share": sizes[name] / shape.pairs} for name, done in runs.items()},
+        **_ratios(runs),
     }
-    report["ratios"] = {name: statistics.median(values) for name, values in ratios.items()}
-    report["ratios_spread"] = {name: [min(values), max(values)] for name, values in ratios.items()}
-    return report
 
 
-def _figures(done: list[Run]) -> dict[str, Any]:
-    """Return medians, and beside each the smallest and the largest."""
-    measured = {
-        "seconds": [run.seconds for run in done],
-        "cpu_seconds": [run.cpu_seconds for run in done],
-        "pairs_per_second": [run.pairs / run.seconds for run in done],
-        "pairs_per_cpu_second": [run.pairs / run.cpu_seconds for run in done],
-        "peak_memory_bytes": [float(run.memory) for run in done],
+def _ratios(runs: Mapping[str, list[Run]]) -> dict[str, Any]:
+    ours = [run.per_cpu_second for run in runs.get("streamapp", [])]
+    found = {
+        name: ratios(ours, [run.per_cpu_second for run in done])
+        for name, done in runs.items()
+        if name != "streamapp" and ours
     }
     return {
-        "rounds": len(done),
-        "pairs": int(statistics.median(run.pairs for run in done)),
-        **{name: statistics.median(values) for name, values in measured.items()},
-        "spread": {name: [min(values), max(values)] for name, values in measured.items()},
+        "ratios": {name: ratio["median"] for name, ratio in found.items()},
+        "ratios_spread": {name: [ratio["min"], ratio["max"]] for name, ratio in found.items()},
     }
+
+
+def show(report: Mapping[str, Any]) -> None:
+    """Print a table."""
+    shape = report["shape"]
+    table = Table(
+        title=f"{shape['pairs']:,} pairs, {shape['models']} models x {shape['groups']} groups, {shape['features']}"
+        f" features, {report['rounds']} rounds: median (smallest to largest)",
+        caption="CPU seconds are those of the contestant alone, system time included. The others' sums are not durable."
+        + _shares(report),
+    )
+    table.add_column("contestant")
+    for heading in ("seconds", "CPU s", "pairs/s", "pairs/CPU s", "peak MiB", "streamapp ÷ it, per CPU s"):
+        table.add_column(heading, justify="right")
+    for name in ENTRIES:
+        if name in report:
+            ratio = report["ratios"].get(name)
+            least, most = report["ratios_spread"].get(name, (0.0, 0.0))
+            table.add_row(
+                name,
+                _cell(report[name], "seconds", ".1f"),
+                _cell(report[name], "cpu_seconds", ".1f"),
+                _cell(report[name], "pairs_per_second"),
+                _cell(report[name], "pairs_per_cpu_second"),
+                f"{report[name]['peak_memory_bytes'] / 2**20:,.0f}",
+                "" if ratio is None else cell(ratio, least, most, ".2f"),
+            )
+    print_wide(table)
+
+
+def _cell(of: Mapping[str, Any], name: str, shape: str = ",.0f") -> str:
+    least, most = of["spread"][name]
+    return cell(of[name], least, most, shape)
+
+
+def _shares(report: Mapping[str, Any]) -> str:
+    fewer = [f"{name}: {report[name]['share']:.0%}" for name in ENTRIES if name in report and report[name]["share"] < 1]
+    return f" Measured on a share of the input: {', '.join(fewer)}." if fewer else ""
