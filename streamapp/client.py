@@ -6,37 +6,34 @@
 """
 
 import atexit
-import contextlib
 import logging
 import os
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import msgspec
-from kafka import KafkaProducer
-from kafka.errors import KafkaTimeoutError
+from streamapp.address import parse
+from streamapp.errors import ConfigError
+from streamapp.publishing.carrier import Carrier, Waiting
+from streamapp.publishing.encoding import Event, as_bytes, encode
+from streamapp.publishing.kafka_python import KafkaPython, check
 
-from streamapp.address import parse, unreachable
-from streamapp.core.events import Outcome, Prediction
-from streamapp.errors import ConfigError, DecodeError
-from streamapp.stream.codec import decode_outcomes, decode_predictions
+__all__ = ["Client", "Compression", "Event", "EventPublisher"]
 
 logger = logging.getLogger(__name__)
 
-Event = Prediction | Outcome | Mapping[str, Any]
-"""What :meth:`EventPublisher.publish` takes; a mapping with a ``model`` is a prediction, any other an outcome."""
-
 Compression = Literal["gzip", "lz4", "snappy", "zstd"]
+Client = Literal["kafka-python", "confluent-kafka"]
 
 _LONGEST_PAUSE = 5.0
 """Seconds between two attempts to reach a broker, at most."""
-_BLOCK_MS = 3000
-_NUMBERS = ("prediction", "scores", "latency", "propensity", "outcome", "loss")
+_LOOK = 0.005
+"""Seconds between two looks for receipts, at most."""
 
 
 class EventPublisher:
@@ -58,16 +55,18 @@ class EventPublisher:
         on_error: Called with the error and the event's bytes (empty where it could not be encoded) for each event
             rejected, dropped or failed; in the caller's thread or in the background.
         linger: Seconds that events may wait for others to share a request with.
-        compression: Codec of the batches; all but gzip need a library that kafka-python can find.
+        compression: Codec of the batches; with kafka-python all but gzip need a library that it can find.
         delivery_timeout: Seconds after which an event that no broker took counts as failed.
+        client: Package that speaks with Kafka. ``kafka-python`` is always there and takes some thousand events a
+            second; ``confluent-kafka``, the extra of that name, takes ten times as many. Both promise the same. None:
+            confluent-kafka where it is installed and knows all that *security* says.
         security: How to reach a secured broker, in kafka-python's words, e.g. ``security_protocol="SSL"``.
 
     Raises:
-        ConfigError: An argument cannot be right.
+        ConfigError: An argument cannot be right, or *client* is not installed.
     """
 
     _thread: threading.Thread | None
-    _producer: Any
 
     def __init__(
         self,
@@ -79,16 +78,12 @@ class EventPublisher:
         linger: float = 0.005,
         compression: Compression | None = None,
         delivery_timeout: float = 120.0,
+        client: Client | None = None,
         **security: Any,
     ) -> None:
         parse(broker)
-        unknown = sorted(set(security) - set(KafkaProducer.DEFAULT_CONFIG))
-        if unknown:
-            raise ConfigError(f"EventPublisher has no argument {unknown[0]!r}")
         if queue_size < 1 or linger < 0 or delivery_timeout <= linger:
             raise ConfigError("EventPublisher needs queue_size >= 1 and 0 <= linger < delivery_timeout")
-        if compression is not None and not KafkaProducer._COMPRESSORS[compression][0]():
-            raise ConfigError(f"compression={compression!r} needs a library that is not installed")
         self.published = 0
         """Events taken into the queue."""
         self.delivered = 0
@@ -106,20 +101,7 @@ class EventPublisher:
         self._on_error = on_error
         self._linger = linger
         self._delivery_timeout = delivery_timeout
-        self._options: dict[str, Any] = {
-            "bootstrap_servers": broker.split(","),
-            "client_id": "streamapp-publisher",
-            "acks": "all",
-            "linger_ms": int(linger * 1000),
-            "compression_type": compression,
-            "delivery_timeout_ms": int(delivery_timeout * 1000),
-            "request_timeout_ms": min(30_000, max(1, int((delivery_timeout - linger) * 1000))),
-            "bootstrap_timeout_ms": _BLOCK_MS,
-            "max_block_ms": _BLOCK_MS,
-            # A mistyped prefix shall not make topics.
-            "allow_auto_create_topics": False,
-            **security,
-        }
+        self._carrier = self._choose(client, compression, security)
         self._closed = False
         self._begin()
         _publishers.add(self)
@@ -127,17 +109,18 @@ class EventPublisher:
     def publish(self, event: Event) -> bool:
         """Queue an event, and tell whether it was taken. Never raises, never waits."""
         try:
-            topic, key, value = self._encode(event)
+            is_prediction, key, value = encode(event)
         except Exception as error:  # whatever an event holds must not reach the caller's own work
             with self._lock:
                 self.rejected += 1
-            self._report(error, _bytes(event))
+            self._report(error, as_bytes(event))
             return False
+        topic = self._predictions if is_prediction else self._outcomes
         with self._lock:
             taken = not self._closed and self.published - self.delivered - self.failed < self._queue_size
             if taken:
                 self.published += 1
-                self._queue.append((topic, key, value, time.monotonic()))
+                self._handed.put((topic, key, value, time.monotonic()))
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._run, name="streamapp-publisher", daemon=True)
                     self._thread.start()
@@ -147,8 +130,6 @@ class EventPublisher:
         if not taken:
             why = "the publisher is closed" if self._closed else f"{self._queue_size} events wait already"
             self._report(OverflowError(why), value)
-        elif not self._wake.is_set():
-            self._wake.set()
         return taken
 
     def prediction(self, *, prediction_id: str, model: str, ts: float | None = None, **fields: Any) -> bool:
@@ -198,7 +179,7 @@ class EventPublisher:
         atexit.unregister(self._at_exit)
         self.flush(timeout)
         self._ending.set()
-        self._wake.set()
+        self._handed.put(None)
         if self._thread is not None:
             self._thread.join(max(0.0, end - time.monotonic()) + 1.0)
         self._give_up()
@@ -214,92 +195,76 @@ class EventPublisher:
         """Close it."""
         self.close()
 
+    @property
+    def client(self) -> str:
+        """The package that speaks with Kafka."""
+        return self._carrier.name
+
+    def _choose(self, client: Client | None, compression: Compression | None, options: dict[str, Any]) -> Carrier:
+        common: dict[str, Any] = {
+            "broker": self._broker,
+            "linger": self._linger,
+            "delivery_timeout": self._delivery_timeout,
+            "compression": compression,
+        }
+        receipts = _Receipts(self)
+        if client != "kafka-python":
+            try:
+                from streamapp.publishing.confluent import Confluent
+
+                return Confluent(receipts, options, queue_size=self._queue_size, **common)
+            except (ImportError, ConfigError) as error:
+                if client is not None:
+                    missing = isinstance(error, ImportError)
+                    raise ConfigError(_MISSING.format(error) if missing else str(error)) from None
+        check(options, compression)
+        return KafkaPython(receipts, options, **common)
+
     def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._queue: deque[tuple[str, bytes, bytes, float]] = deque()
-        self._wake = threading.Event()
+        self._handed: SimpleQueue[Waiting | None] = SimpleQueue()
+        """What callers hand over; None wakes the thread."""
+        self._queue: deque[Waiting] = deque()
+        """What the thread has taken from there, and not yet sent."""
         self._ending = threading.Event()
         self._thread = None
-        self._producer = None
 
     def _begin_again(self) -> None:
         """Begin anew in a forked child, which has none of the parent's threads and must not use its sockets."""
-        if self._producer is not None:
-            _orphans.append(self._producer)
+        self._carrier.abandon()
         self.published = self.delivered = self.failed = self.dropped = self.rejected = 0
         self._begin()
-
-    def _encode(self, event: Event) -> tuple[str, bytes, bytes]:
-        given: Mapping[str, Any] | None = None if isinstance(event, Prediction | Outcome) else event
-        value = _encoder.encode(event if given is None or isinstance(given, dict) else dict(given))
-        is_prediction = isinstance(event, Prediction) if given is None else "model" in given
-        decoded = (decode_predictions if is_prediction else decode_outcomes)((value,))[0]
-        if isinstance(decoded, DecodeError):
-            raise decoded
-        for name in _NUMBERS:
-            # JSON has no NaN and no infinity: the encoder writes null.
-            was = getattr(event, name, None) if given is None else given.get(name)
-            if was is not None and getattr(decoded, name, was) is None:
-                raise DecodeError(f"expected a finite number - at `$.{name}`", reason="not_finite")
-        return self._predictions if is_prediction else self._outcomes, decoded.prediction_id.encode(), value
 
     def _run(self) -> None:
         """Take events from the queue to Kafka, until closed."""
         pause = 0.1
         while not self._ending.is_set():
-            self._wake.wait()
-            self._ending.wait(self._linger)
-            self._wake.clear()
+            self._collect()
             try:
-                self._drain()
+                self._carrier.carry(self._queue, self._ending)
                 pause = 0.1
             except Exception as error:
                 logger.warning("events wait, because Kafka at %s does not take them: %s", self._broker, error)
                 self._expire(time.monotonic() - self._delivery_timeout, error)
                 self._ending.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
-                self._wake.set()
-        self._discard()
+        self._carrier.close()
 
-    def _drain(self) -> None:
-        """Send all that waits. What was not sent when this raises stays in the queue."""
-        if self._producer is not None and _useless(self._producer):
-            self._discard()
-        if self._producer is None:
-            reason = unreachable(self._broker, _BLOCK_MS / 1000)
-            if reason is not None:
-                raise reason
-            self._producer = KafkaProducer(**self._options)
-            # Functions registered last run first: ours must come before the producer's own.
-            atexit.unregister(self._at_exit)
-            if not self._closed:
-                atexit.register(self._at_exit)
-        while self._queue and not self._ending.is_set():
-            if _useless(self._producer):
-                self._wake.set()
-                return
-            topic, key, value, _ = self._queue[0]
-            try:
-                future = self._producer.send(topic, key=key, value=value)
-            except KafkaTimeoutError as error:
-                raise ConfigError(f"the broker does not know the topic {topic} (streamapp topics --create)") from error
-            except Exception as error:
-                self._queue.popleft()
-                self._fail(value, error)
-            else:
-                self._queue.popleft()
-                future.add_callback(self._deliver)
-                future.add_errback(lambda error, value=value: self._fail(value, error))
+    def _collect(self) -> None:
+        """Wait for events and take what has come; wait shortly while there are receipts to look for."""
+        is_idle = self.published == self.delivered + self.failed
+        try:
+            first = self._handed.get(timeout=None if is_idle else _LOOK)
+        except Empty:
+            return
+        self._ending.wait(self._linger)
+        self._take(first)
+        for _ in range(self._handed.qsize()):
+            self._take(self._handed.get())
 
-    def _discard(self) -> None:
-        if self._producer is not None:
-            with contextlib.suppress(KafkaTimeoutError):
-                self._producer.close(timeout=1.0)
-            self._producer = None
-
-    def _deliver(self, _metadata: object) -> None:
-        with self._lock:
-            self.delivered += 1
+    def _take(self, waiting: Waiting | None) -> None:
+        if waiting is not None:
+            self._queue.append(waiting)
 
     def _fail(self, value: bytes, error: Exception) -> None:
         with self._lock:
@@ -313,6 +278,8 @@ class EventPublisher:
 
     def _give_up(self) -> None:
         error = TimeoutError("closed before a broker took it")
+        while not self._handed.empty():
+            self._take(self._handed.get())
         while self._queue:
             self._fail(self._queue.popleft()[2], error)
 
@@ -328,31 +295,31 @@ class EventPublisher:
         self.close(5.0)
 
 
-def _useless(producer: Any) -> bool:
-    """Tell whether an idempotent producer takes nothing any more, because a broker refused one of its batches."""
-    manager = producer._transaction_manager
-    return manager is not None and bool(manager.has_fatal_error())
+class _Receipts:
+    """What became of a publisher's events."""
+
+    def __init__(self, publisher: EventPublisher) -> None:
+        self._of = publisher
+
+    def delivered(self, count: int) -> None:
+        """See :class:`streamapp.publishing.carrier.Receipts`."""
+        with self._of._lock:
+            self._of.delivered += count
+
+    def failed(self, value: bytes, error: Exception) -> None:
+        """See :class:`streamapp.publishing.carrier.Receipts`."""
+        self._of._fail(value, error)
+
+    def connected(self) -> None:
+        """See :class:`streamapp.publishing.carrier.Receipts`."""
+        # Functions registered last run first: ours must come before the client's own.
+        atexit.unregister(self._of._at_exit)
+        if not self._of._closed:
+            atexit.register(self._of._at_exit)
 
 
-def _plain(value: Any) -> Any:
-    """Return numpy's scalars as Python's, for the encoder."""
-    item = getattr(value, "item", None)
-    if item is None:
-        raise TypeError(f"an event cannot hold a {type(value).__name__}")
-    return item()
-
-
-def _bytes(event: Any) -> bytes:
-    try:
-        return _encoder.encode(event)
-    except Exception:
-        return b""
-
-
-_encoder = msgspec.json.Encoder(enc_hook=_plain)
 _publishers: weakref.WeakSet[EventPublisher] = weakref.WeakSet()
-_orphans: list[Any] = []
-"""Producers of a parent process: kept, because collecting them would close connections that are not ours."""
+_MISSING = "client='confluent-kafka' needs the extra of that name: pip install 'streamapp[confluent-kafka]' ({})"
 
 
 def _begin_again_in_child() -> None:

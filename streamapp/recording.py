@@ -14,12 +14,12 @@ import numpy as np
 
 from streamapp.core.events import Floats, Ints, Outcome, Prediction
 from streamapp.errors import ConfigError, DecodeError
-from streamapp.stream.codec import decode_outcomes, decode_predictions
+from streamapp.stream import codec
 
 Kind = Literal["predictions", "outcomes"]
 Event = Prediction | Outcome | DecodeError
-_CHUNK = 10_000
-"""Lines decoded at once."""
+PIECE = 1 << 18
+"""Bytes read and decoded at once. Where one line is bad, the lines of its piece are looked at one by one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,10 +27,8 @@ class Recording:
     """Events of one kind, in order of time, ties in order of line."""
 
     kind: Kind
-    values: list[bytes]
-    """The lines as they were."""
     events: list[Event]
-    """What they say, or why they say nothing."""
+    """What the lines say, or why they say nothing."""
     times: Floats
     """Event time of each, shape (n,). A line that says none has that of the good line before it."""
     lines: Ints
@@ -38,7 +36,7 @@ class Recording:
 
     def __len__(self) -> int:
         """Return the number of events, bad ones too."""
-        return len(self.values)
+        return len(self.events)
 
     def first_bad(self) -> tuple[int, DecodeError] | None:
         """Return number and error of the first line that could not be read, None where all could."""
@@ -57,54 +55,92 @@ def read(path: str, kind: Kind, *, progress: Callable[[int], None] = lambda _: N
     Raises:
         ConfigError: the file cannot be read, or is of a kind that is not understood.
     """
-    values: list[bytes] = []
-    numbers: list[int] = []
+    reading = Reading(kind)
     try:
         with _open(path) as file:
-            for number, line in enumerate(file, 1):
-                value = line.rstrip(b"\r\n")
-                if value.strip():
-                    values.append(value)
-                    numbers.append(number)
+            for piece in pieces(file):
+                progress(reading.add(piece))
     except (OSError, EOFError, zlib.error, cramjam.DecompressionError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or "cut off"
         raise ConfigError(f"{path}: cannot be read ({reason})") from None
-    return _in_order(kind, values, numbers, progress)
+    return reading.done()
 
 
 def of_values(kind: Kind, values: Sequence[bytes]) -> Recording:
     """Return a recording of events that are at hand as JSON."""
-    return _in_order(kind, list(values), list(range(1, len(values) + 1)), lambda _: None)
+    reading = Reading(kind)
+    reading.add_each(values, np.arange(1, len(values) + 1))
+    return reading.done()
 
 
-def _in_order(kind: Kind, values: list[bytes], numbers: list[int], progress: Callable[[int], None]) -> Recording:
-    decode = decode_predictions if kind == "predictions" else decode_outcomes
-    events: list[Event] = []
-    for start in range(0, len(values), _CHUNK):
-        chunk = values[start : start + _CHUNK]
-        events.extend(decode(chunk))
-        progress(len(chunk))
-    times = np.fromiter(_times(events), dtype=np.float64, count=len(events))
-    lines = np.array(numbers, dtype=np.int64)
-    if np.any(times[1:] < times[:-1]):
-        order = np.argsort(times, kind="stable")
-        places = order.tolist()
-        return Recording(
-            kind=kind,
-            values=[values[place] for place in places],
-            events=[events[place] for place in places],
-            times=times[order],
-            lines=lines[order],
-        )
-    return Recording(kind=kind, values=values, events=events, times=times, lines=lines)
+class Reading:
+    """A file on its way into a recording."""
+
+    def __init__(self, kind: Kind) -> None:
+        self._kind: Kind = kind
+        self._events: list[Event] = []
+        self._times: list[Floats] = []
+        self._lines: list[Ints] = []
+        self._line = 1
+
+    def add(self, piece: bytes) -> int:
+        """Take some whole lines, each ended by a line feed, and return how many."""
+        if b"\r" in piece:
+            piece = piece.replace(b"\r\n", b"\n")
+        decode = codec.decode_prediction_lines if self._kind == "predictions" else codec.decode_outcome_lines
+        events = decode(piece)
+        first, self._line = self._line, self._line + piece.count(b"\n")
+        numbers = np.arange(first, self._line)
+        if events is not None:
+            self._append(events, numbers)
+        else:
+            values = piece[:-1].split(b"\n")
+            places = [place for place, value in enumerate(values) if value.strip()]
+            self.add_each([values[place] for place in places], numbers[places])
+        return len(numbers)
+
+    def add_each(self, values: Sequence[bytes], numbers: Ints) -> None:
+        """Take lines that may be bad, and their numbers."""
+        decode = codec.decode_predictions if self._kind == "predictions" else codec.decode_outcomes
+        self._append(decode(values), numbers)
+
+    def _append(self, events: Sequence[Event], numbers: Ints) -> None:
+        self._events += events
+        self._lines.append(numbers)
+        if DecodeError in set(map(type, events)):
+            times = [np.nan if isinstance(event, DecodeError) else event.ts for event in events]
+        else:
+            times = [event.ts for event in events]  # type: ignore[union-attr]
+        self._times.append(np.array(times, dtype=np.float64))
+
+    def done(self) -> Recording:
+        """Return everything, in order of time."""
+        events = self._events
+        times = _filled(np.concatenate([np.empty(0), *self._times]))
+        lines = np.concatenate([np.empty(0, dtype=np.int64), *self._lines])
+        if np.any(times[1:] < times[:-1]):
+            order = np.argsort(times, kind="stable")
+            events = [events[place] for place in order.tolist()]
+            times, lines = times[order], lines[order]
+        return Recording(kind=self._kind, events=events, times=times, lines=lines)
 
 
-def _times(events: Sequence[Event]) -> Iterator[float]:
-    last = next((float(event.ts) for event in events if not isinstance(event, DecodeError)), 0.0)  # type: ignore[arg-type]
-    for event in events:
-        if not isinstance(event, DecodeError):
-            last = event.ts  # type: ignore[assignment]  # the codec made it a float
-        yield last
+def _filled(times: Floats) -> Floats:
+    """Return times with that of the good line before it for each bad line; before all good ones stands the first."""
+    bad = np.isnan(times)
+    if not bad.any():
+        return times
+    if bad.all():
+        return np.zeros_like(times)
+    places = np.maximum.accumulate(np.where(bad, -1, np.arange(len(times))))
+    return times[np.where(places < 0, np.argmin(bad), places)]
+
+
+def pieces(file: BinaryIO, size: int = PIECE) -> Iterator[bytes]:
+    """Yield whole lines, each ended by a line feed, in pieces of about *size* bytes."""
+    while piece := file.read(size):
+        piece += file.readline()
+        yield piece if piece.endswith(b"\n") else piece + b"\n"
 
 
 def _open(path: str) -> BinaryIO:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from streamapp.core.events import Outcome, Prediction
 from streamapp.core.join import InputBatch
 from streamapp.core.settings import Settings
 from streamapp.pipeline import Pipeline
@@ -34,16 +33,31 @@ def replay(
         progress: Called with the number of events done since the last call.
     """
     pipeline = Pipeline(settings)
+    for some_predictions, some_outcomes, reached in steps(predictions, outcomes, chunk):
+        done = 0
+        if some_predictions is not None:
+            pipeline.predictions(some_predictions)
+            done += len(some_predictions.offsets)
+        if some_outcomes is not None:
+            pipeline.outcomes(some_outcomes)
+            done += len(some_outcomes.offsets)
+        pipeline.advance(reached)
+        progress(done)
+    return pipeline
+
+
+def steps(
+    predictions: Recording, outcomes: Recording, chunk: int = CHUNK
+) -> Iterator[tuple[InputBatch | None, InputBatch | None, float]]:
+    """Yield what the core is given in turns: predictions or None, outcomes or None, and how far time has come."""
     first_prediction = first_outcome = 0
     for last_prediction, last_outcome in _cuts(predictions, outcomes, chunk):
-        if last_prediction > first_prediction:
-            pipeline.predictions(_batch(predictions, first_prediction, last_prediction))
-        if last_outcome > first_outcome:
-            pipeline.outcomes(_batch(outcomes, first_outcome, last_outcome))
-        pipeline.advance(_reached(predictions, outcomes, last_prediction, last_outcome))
-        progress(last_prediction - first_prediction + last_outcome - first_outcome)
+        yield (
+            _batch(predictions, first_prediction, last_prediction),
+            _batch(outcomes, first_outcome, last_outcome),
+            _reached(predictions, outcomes, last_prediction, last_outcome),
+        )
         first_prediction, first_outcome = last_prediction, last_outcome
-    return pipeline
 
 
 def _cuts(predictions: Recording, outcomes: Recording, chunk: int) -> Iterator[tuple[int, int]]:
@@ -76,12 +90,14 @@ def _reached(predictions: Recording, outcomes: Recording, done_predictions: int,
     return max((float(recording.times[-1]) for recording in (predictions, outcomes) if len(recording)), default=0.0)
 
 
-def _batch(recording: Recording, start: int, end: int) -> InputBatch:
-    events = recording.events[start:end]
+def _batch(recording: Recording, start: int, end: int) -> InputBatch | None:
+    if start == end:
+        return None
+    nothing = [None] * (end - start)  # of keys and values: nobody asks for them here
     return InputBatch(
         offsets=range(start, end),
         timestamps=recording.times[start:end].tolist(),
-        keys=[event.prediction_id.encode() if isinstance(event, Prediction | Outcome) else None for event in events],
-        values=recording.values[start:end],
-        events=events,
+        keys=nothing,
+        values=nothing,
+        events=recording.events[start:end],
     )

@@ -1,6 +1,7 @@
 """Replay gives what the core gives, exactly: pandas, numpy and scikit-learn compute the same from the same files."""
 
 import gzip
+import io
 import json
 import subprocess
 import sys
@@ -12,13 +13,17 @@ import msgspec
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn import metrics
 
 from streamapp.cli import main
+from streamapp.core.events import Prediction
 from streamapp.core.settings import ModelSettings, Seconds, Settings
-from streamapp.errors import ConfigError
-from streamapp.recording import of_values, read
+from streamapp.errors import ConfigError, DecodeError
+from streamapp.recording import PIECE, Event, Reading, of_values, pieces, read
 from streamapp.replay import replay
+from streamapp.stream.codec import decode_predictions
 
 START = 1.7e9
 WINDOW, GRACE = 60.0, 5.0
@@ -120,8 +125,64 @@ def test_files_are_read_plain_and_compressed(suffix: str, tmp_path: Path) -> Non
     file = tmp_path / f"predictions.{suffix}"
     file.write_bytes(pack[suffix](data))
     recording = read(str(file), "predictions")
-    assert [json.loads(value)["prediction_id"] for value in recording.values] == ["b", "a"]
+    assert [event.prediction_id for event in recording.events if isinstance(event, Prediction)] == ["b", "a"]
     assert recording.lines.tolist() == [3, 1]
+
+
+LINES = st.lists(
+    st.sampled_from(
+        [
+            prediction("a", 5, scores=0.5),
+            prediction("b", 3, prediction="cat", features={"x": 1}),
+            prediction("ключ", 4, prediction=True),
+            json.dumps(
+                {"prediction_id": "c", "model": "fraud", "ts": "2023-11-14T22:13:29Z", "prediction": True}
+            ).encode(),
+            prediction("d", 1, prediction=True) + prediction("e", 2, prediction=True),
+            prediction("f", 1, prediction=True) + b" " + prediction("g", 2, prediction=True),
+            prediction("h", 0, prediction=True).replace(b", ", b",\n"),
+            prediction("i", 0, prediction=True, features={}).replace(b'"features": {', b'"features":\n{'),
+            prediction("j", 6, prediction=True) + b"  ",
+            prediction("k", 2),
+            prediction("l", -3, scores=1.5),
+            prediction("m", 1, prediction=True, features=[1]),
+            b"",
+            b"  ",
+            b"{",
+            b"\xff",
+            b'{"prediction_id": "\xff"}',
+            b"[]",
+        ]
+    ),
+    max_size=12,
+)
+
+
+@given(LINES, st.sampled_from([b"\n", b"\r\n"]), st.booleans(), st.sampled_from([1, 100, PIECE]))
+def test_a_file_read_in_pieces_says_what_its_lines_say_one_by_one(
+    lines: list[bytes], end: bytes, ended: bool, piece: int
+) -> None:
+    data = end.join(lines) + (end if ended else b"")
+    whole = [(n, line) for n, line in enumerate(data.replace(b"\r\n", b"\n").split(b"\n"), 1) if line.strip()]
+    reading = Reading("predictions")
+    for part in pieces(io.BytesIO(data), piece):
+        reading.add(part)
+    found = reading.done()
+    expected = dict(zip([n for n, _ in whole], decode_predictions([line for _, line in whole]), strict=True))
+    events = {int(n): event for n, event in zip(found.lines, found.events, strict=True)}
+    assert events.keys() == expected.keys()
+    for n, event in events.items():
+        assert said(event) == said(expected[n])
+    assert np.all(found.times[1:] >= found.times[:-1])
+
+
+def said(event: Event) -> bytes | str:
+    return str(event) if isinstance(event, DecodeError) else msgspec.json.encode(event)
+
+
+def test_a_bad_line_has_the_time_of_the_good_line_before_it() -> None:
+    answers = [b"{", prediction("a", 5, prediction=True), b"[", b"]", prediction("b", 3, prediction=True), b"x"]
+    assert of_values("predictions", answers).times.tolist() == [START + t for t in (3, 3, 5, 5, 5, 5)]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """EventPublisher against real brokers, and against none."""
 
 import multiprocessing
+import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import msgspec
@@ -13,12 +15,22 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.partitioner.default import murmur2
 
 from streamapp.address import free_port
-from streamapp.client import EventPublisher
+from streamapp.client import Client, EventPublisher
 from streamapp.core.events import Outcome, Prediction
 from streamapp.errors import ConfigError
 from streamapp.stream.topics import TopicPlan, Topics, create
+from tests.conftest import leave_out
+from tests.integration.secured import PASSWORD, USER, SecuredKafka
+from tests.kafka import Unavailable
 
 PARTITIONS = 3
+CLIENTS = ("kafka-python", "confluent-kafka")
+
+
+@pytest.fixture(params=CLIENTS)
+def client(request) -> Client:
+    """Both promise the same."""
+    return request.param
 
 
 @pytest.fixture
@@ -66,8 +78,8 @@ class Errors(list):
 
 
 @pytest.mark.integration
-def test_events_arrive_under_their_id_in_the_partition_that_java_would_choose(kafka, topics):
-    with EventPublisher(kafka.bootstrap, prefix=topics.prefix) as publisher:
+def test_events_arrive_under_their_id_in_the_partition_that_java_would_choose(kafka, topics, client):
+    with EventPublisher(kafka.bootstrap, prefix=topics.prefix, client=client) as publisher:
         for number in range(200):
             assert publisher.publish(predict(number))
     assert (publisher.published, publisher.delivered, publisher.failed) == (200, 200, 0)
@@ -78,8 +90,8 @@ def test_events_arrive_under_their_id_in_the_partition_that_java_would_choose(ka
 
 
 @pytest.mark.integration
-def test_structs_mappings_and_keyword_arguments_say_the_same(kafka, topics):
-    with EventPublisher(kafka.bootstrap, prefix=topics.prefix) as publisher:
+def test_structs_mappings_and_keyword_arguments_say_the_same(kafka, topics, client):
+    with EventPublisher(kafka.bootstrap, prefix=topics.prefix, client=client) as publisher:
         publisher.publish(Prediction("a", "fraud", 5.0, scores=0.25, features=msgspec.Raw(b'{"x":1}')))
         publisher.publish({"prediction_id": "b", "model": "fraud", "ts": 5.0, "scores": 0.25, "features": {"x": 1}})
         publisher.prediction(prediction_id="c", model="fraud", ts=5.0, scores=0.25, features={"x": 1})
@@ -93,9 +105,9 @@ def test_structs_mappings_and_keyword_arguments_say_the_same(kafka, topics):
 
 
 @pytest.mark.integration
-def test_nothing_is_lost_or_doubled_when_the_broker_is_killed(own_kafka, prefix):
+def test_nothing_is_lost_or_doubled_when_the_broker_is_killed(own_kafka, prefix, client):
     topics = inputs(own_kafka.bootstrap, prefix)
-    publisher = EventPublisher(own_kafka.bootstrap, prefix=prefix)
+    publisher = EventPublisher(own_kafka.bootstrap, prefix=prefix, client=client)
     for number in range(1000):
         publisher.publish(predict(number))
     publisher.flush(10)
@@ -109,8 +121,8 @@ def test_nothing_is_lost_or_doubled_when_the_broker_is_killed(own_kafka, prefix)
 
 
 @pytest.mark.integration
-def test_a_publisher_that_began_before_its_topics_delivers_once_they_exist(kafka, prefix):
-    publisher = EventPublisher(kafka.bootstrap, prefix=prefix)
+def test_a_publisher_that_began_before_its_topics_delivers_once_they_exist(kafka, prefix, client):
+    publisher = EventPublisher(kafka.bootstrap, prefix=prefix, client=client)
     assert publisher.publish(predict(1))
     topics = inputs(kafka.bootstrap, prefix)
     assert publisher.flush(30)
@@ -121,23 +133,24 @@ def test_a_publisher_that_began_before_its_topics_delivers_once_they_exist(kafka
 PUBLISHES_AND_ENDS = """
 import sys
 from streamapp.client import EventPublisher
-publisher = EventPublisher(sys.argv[1], prefix=sys.argv[2])
+publisher = EventPublisher(sys.argv[1], prefix=sys.argv[2], client=sys.argv[3])
 for number in range(500):
     publisher.prediction(prediction_id=str(number), model="fraud", prediction=True)
 """
 
 
 @pytest.mark.integration
-def test_a_process_that_simply_ends_has_delivered_first(kafka, topics):
-    subprocess.run([sys.executable, "-c", PUBLISHES_AND_ENDS, kafka.bootstrap, topics.prefix], check=True, timeout=60)
+def test_a_process_that_simply_ends_has_delivered_first(kafka, topics, client):
+    arguments = [kafka.bootstrap, topics.prefix, client]
+    subprocess.run([sys.executable, "-c", PUBLISHES_AND_ENDS, *arguments], check=True, timeout=60)
     assert numbers(kafka.bootstrap, topics.predictions, 500) == list(range(500))
 
 
 @pytest.mark.integration
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_forked_child_publishes_its_own_events(kafka, topics):
+def test_a_forked_child_publishes_its_own_events(kafka, topics, client):
     """Servers that load the application before they fork share one publisher object."""
-    publisher = EventPublisher(kafka.bootstrap, prefix=topics.prefix)
+    publisher = EventPublisher(kafka.bootstrap, prefix=topics.prefix, client=client)
     publisher.publish(predict(1))
     publisher.flush(10)
 
@@ -155,12 +168,32 @@ def test_a_forked_child_publishes_its_own_events(kafka, topics):
     assert numbers(kafka.bootstrap, topics.predictions, 3) == [1, 2, 3]
 
 
+FORKS_AND_ENDS = """
+import os, sys
+from streamapp.client import EventPublisher
+publisher = EventPublisher(sys.argv[1], prefix=sys.argv[2], client=sys.argv[3])
+publisher.prediction(prediction_id="1", model="fraud", prediction=True)
+publisher.flush()
+child = os.fork()
+publisher.prediction(prediction_id="2" if child else "3", model="fraud", prediction=True)
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
 @pytest.mark.integration
-def test_an_event_that_the_broker_refuses_fails_with_its_bytes_and_the_others_arrive(kafka, prefix):
+def test_a_forked_child_that_ends_as_programs_do_is_not_held_up_by_what_its_parent_had_open(kafka, topics, client):
+    arguments = [kafka.bootstrap, topics.prefix, client]
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORKS_AND_ENDS, *arguments], check=True, timeout=60)
+    assert numbers(kafka.bootstrap, topics.predictions, 3) == [1, 2, 3]
+
+
+@pytest.mark.integration
+def test_an_event_that_the_broker_refuses_fails_with_its_bytes_and_the_others_arrive(kafka, prefix, client):
     topic = Topics(prefix).predictions
     create(kafka.bootstrap, [TopicPlan(name=topic, partitions=PARTITIONS, config={"max.message.bytes": "2000"})])
     errors = Errors()
-    publisher = EventPublisher(kafka.bootstrap, prefix=prefix, on_error=errors)
+    publisher = EventPublisher(kafka.bootstrap, prefix=prefix, on_error=errors, client=client)
     assert publisher.publish(predict(1, tags={"big": "x" * 5000}))
     assert publisher.flush(30)
     assert publisher.publish(predict(2))
@@ -171,10 +204,49 @@ def test_an_event_that_the_broker_refuses_fails_with_its_bytes_and_the_others_ar
     assert numbers(kafka.bootstrap, topic, 1) == [2]
 
 
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory) -> Iterator[SecuredKafka]:
+    try:
+        broker = SecuredKafka(tmp_path_factory.mktemp("secured"))
+        broker.start()
+    except Unavailable as error:
+        leave_out(f"no secured Apache Kafka: {error}")
+    yield broker
+    broker.stop()
+
+
+@pytest.mark.integration
+def test_a_broker_that_asks_for_a_password_over_tls_is_reached_with_the_same_arguments(secured, prefix, client):
+    topics = inputs(secured.bootstrap, prefix)
+    security = {
+        "security_protocol": "SASL_SSL",
+        "ssl_cafile": str(secured.certificate),
+        "sasl_mechanism": "PLAIN",
+        "sasl_plain_username": USER,
+        "sasl_plain_password": PASSWORD,
+    }
+    with EventPublisher(secured.secured, prefix=prefix, client=client, **security) as publisher:
+        publisher.publish(predict(1))
+    assert publisher.delivered == 1
+    assert numbers(secured.bootstrap, topics.predictions, 1) == [1]
+
+
+@pytest.mark.integration
+def test_a_broker_whose_certificate_nobody_vouches_for_gets_nothing(secured, prefix):
+    """Of confluent-kafka alone, whose words for this are ours; kafka-python forgets to close refused connections."""
+    topics = inputs(secured.bootstrap, prefix)
+    security = {"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN"}
+    login = {"sasl_plain_username": USER, "sasl_plain_password": PASSWORD}
+    publisher = EventPublisher(secured.secured, prefix=prefix, client="confluent-kafka", **security, **login)
+    publisher.publish(predict(1))
+    assert not publisher.close(3)
+    assert numbers(secured.bootstrap, topics.predictions, 0) == []
+
+
 @pytest.mark.embedded
-def test_the_embedded_broker_takes_events_too(embedded, prefix):
+def test_the_embedded_broker_takes_events_too(embedded, prefix, client):
     topics = inputs(embedded.bootstrap, prefix)
-    with EventPublisher(embedded.bootstrap, prefix=prefix) as publisher:
+    with EventPublisher(embedded.bootstrap, prefix=prefix, client=client) as publisher:
         for number in range(2000):
             publisher.publish(predict(number))
     assert publisher.delivered == 2000
@@ -189,17 +261,17 @@ def nobody() -> str:
     return f"127.0.0.1:{free_port()}"
 
 
-def test_a_full_queue_drops_and_reports_what_does_not_fit(nobody):
+def test_a_full_queue_drops_and_reports_what_does_not_fit(nobody, client):
     errors = Errors()
-    publisher = EventPublisher(nobody, queue_size=10, on_error=errors)
+    publisher = EventPublisher(nobody, queue_size=10, on_error=errors, client=client)
     assert [publisher.publish(predict(number)) for number in range(12)] == [True] * 10 + [False] * 2
     assert (publisher.published, publisher.dropped, len(errors)) == (10, 2, 2)
     assert not publisher.close(0.1)
 
 
-def test_closing_without_a_broker_fails_what_waits_and_gives_it_back(nobody):
+def test_closing_without_a_broker_fails_what_waits_and_gives_it_back(nobody, client):
     errors = Errors()
-    publisher = EventPublisher(nobody, on_error=errors)
+    publisher = EventPublisher(nobody, on_error=errors, client=client)
     publisher.publish(predict(1))
     assert not publisher.close(0.1)
     assert (publisher.published, publisher.delivered, publisher.failed) == (1, 0, 1)
@@ -210,9 +282,9 @@ def test_closing_without_a_broker_fails_what_waits_and_gives_it_back(nobody):
     assert publisher.dropped == 1
 
 
-def test_an_event_fails_when_nobody_takes_it_in_time(nobody):
+def test_an_event_fails_when_nobody_takes_it_in_time(nobody, client):
     errors = Errors()
-    publisher = EventPublisher(nobody, on_error=errors, delivery_timeout=0.2)
+    publisher = EventPublisher(nobody, on_error=errors, delivery_timeout=0.2, client=client)
     publisher.publish(predict(1))
     assert publisher.flush(30)
     assert publisher.failed == len(errors) == 1
@@ -279,8 +351,43 @@ def test_an_error_in_on_error_stays_in_it(nobody):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"broker": "localhost"}, {"typo": 1}, {"queue_size": 0}, {"delivery_timeout": 0.0}, {"compression": "lz4"}],
+    [
+        {"broker": "localhost"},
+        {"typo": 1},
+        {"queue_size": 0},
+        {"delivery_timeout": 0.0},
+        {"compression": "lz4", "client": "kafka-python"},
+        {"typo": 1, "client": "confluent-kafka"},
+        {"ssl_context": object(), "client": "confluent-kafka"},
+        {"security_protocol": "CARRIER_PIGEON", "client": "confluent-kafka"},
+        {"security_protocol": "SSL", "ssl_cafile": "/nowhere", "client": "confluent-kafka"},
+    ],
 )
 def test_arguments_that_cannot_be_right_are_refused_at_once(arguments):
     with pytest.raises(ConfigError):
         EventPublisher(**{"broker": "localhost:9092", **arguments})
+
+
+def test_confluent_kafka_is_used_where_it_is_installed_and_knows_all_that_is_asked_of_it(nobody):
+    assert EventPublisher(nobody).client == "confluent-kafka"
+    assert EventPublisher(nobody, client_id="shop", ssl_check_hostname=False).client == "confluent-kafka"
+    assert EventPublisher(nobody, ssl_context=ssl.create_default_context()).client == "kafka-python"
+    assert EventPublisher(nobody, client="kafka-python").client == "kafka-python"
+
+
+WITHOUT_THE_EXTRA = """
+import sys
+sys.modules["confluent_kafka"] = None
+from streamapp.client import EventPublisher
+from streamapp.errors import ConfigError
+assert EventPublisher("localhost:9092").client == "kafka-python"
+try:
+    EventPublisher("localhost:9092", client="confluent-kafka")
+except ConfigError as error:
+    print(error)
+"""
+
+
+def test_without_the_extra_kafka_python_does_it_and_asking_for_the_other_says_what_to_install():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_THE_EXTRA], check=True, timeout=60, capture_output=True)
+    assert b"streamapp[confluent-kafka]" in done.stdout

@@ -1,0 +1,1 @@
+"""How a publisher turns events into messages and gets them to Kafka."""
