@@ -13,6 +13,8 @@ from streamapp.errors import CheckpointError, ConfigError
 
 FORMAT = "streamapp-pickle-1"
 """What :func:`streamapp.core.pickling.dumps` writes."""
+LARGEST = 1 << 30
+"""Bytes of an artifact: what is said to lie at an address may be without end."""
 MOST = 150
 """Bytes of one quoted part of a name; file systems take 255, and hash and endings follow it."""
 
@@ -22,12 +24,14 @@ class ArtifactStore:
 
     Args:
         url: A local folder, or an fsspec URL such as ``s3://bucket/models`` (its driver must be installed).
+        largest: Bytes that :meth:`get` returns at most.
 
     Raises:
         ConfigError: No driver for the URL.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, largest: int = LARGEST) -> None:
+        self.largest = largest
         try:
             self._fs: Any
             self._fs, self._root = fsspec.core.url_to_fs(url)
@@ -60,13 +64,16 @@ class ArtifactStore:
         """Return the bytes of an artifact, from this store or any other that fsspec reaches.
 
         Raises:
-            CheckpointError: It is not there, or it is not what was stored; the message has both hashes.
+            CheckpointError: It is not there, it is larger than :data:`LARGEST`, or it is not what was stored; the
+                message has both hashes.
         """
         try:
             with fsspec.open(artifact.uri, "rb") as file:
-                data = bytes(file.read())
+                data = bytes(file.read(self.largest + 1))
         except (OSError, ImportError, ValueError) as error:
             raise CheckpointError(f"artifact {artifact.uri} cannot be read: {error}") from error
+        if len(data) > self.largest:
+            raise CheckpointError(f"artifact {artifact.uri}: expected at most {self.largest} bytes, found more")
         found = hashlib.sha256(data).hexdigest()
         if found != artifact.sha256:
             raise CheckpointError(f"artifact {artifact.uri}: expected sha256 {artifact.sha256}, found {found}")

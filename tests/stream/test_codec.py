@@ -125,7 +125,8 @@ BAD_PREDICTIONS = [
     (prediction(propensity=0), "out_of_range", "expected `float` > 0.0, got 0 - at `$.propensity`"),
     (prediction(scores={"a": 1.5}), "out_of_range", "expected `float` <= 1.0 - at `$.scores[...]`"),
     (prediction(ts=-1), "out_of_range", "expected `float` >= 0.0, got -1 - at `$.ts`"),
-    (prediction(ts="1969-12-31T23:59:59Z"), "out_of_range", "from 1970 on"),
+    (prediction(ts="1969-12-31T23:59:59Z"), "out_of_range", "from 1970 to 5138"),
+    (prediction(ts="9999-12-31T23:59:59Z"), "out_of_range", "from 1970 to 5138"),
     (
         prediction(ts=1700000000123),
         "milliseconds",
