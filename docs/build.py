@@ -10,7 +10,7 @@ from docs.tables import PARTS
 from streamapp.errors import ConfigError
 
 FOLDER = Path(__file__).parent
-PAGES = tuple(FOLDER / f"{name}.md" for name in ("events", "configuration", "cli", "metrics"))
+PAGES = tuple(FOLDER / f"{name}.md" for name in ("events", "configuration", "cli", "metrics", "guarantees"))
 _PART = re.compile(r"<!-- begin: generated (.+?) -->\n.*?<!-- end: generated -->", re.DOTALL)
 
 

@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
@@ -14,7 +15,7 @@ from msgspec.structs import fields, replace
 from docs.contract import EVENTS, PUBLISHED, headers, schema, words
 from docs.fields import descriptions, either, markdown, table
 from docs.samples import REASON_SAMPLES, error_text, example, scored_lines, summary_of_sample
-from streamapp.catalogue import FAMILIES
+from streamapp.catalogue import FAMILIES, RECOVERIES
 from streamapp.cli import app
 from streamapp.config import VARIABLES
 from streamapp.core.baselines import DEFAULTS as BASELINES
@@ -26,9 +27,12 @@ from streamapp.core.scores import scores_of
 from streamapp.core.settings import Assume, LearnerSettings, ModelSettings, RetrainSettings, Seconds, Settings
 from streamapp.exposition import DELAY_BOUNDS, LATENCY_BOUNDS
 from streamapp.modelsfile import Comparison, Review, notes
-from streamapp.stream import codec
+from streamapp.stream import codec, complaints
 from streamapp.stream.topics import TopicPlan, Topics, plan
 from streamapp.tables import to_json
+
+FAULTS = Path(__file__).parent / "faults.json"
+"""Report of a long run of the faults, if there is one."""
 
 # Events
 
@@ -69,7 +73,7 @@ def event_example(name: str) -> str:
 def reasons() -> str:
     """Return every reason of a rejection, with an error as the dead letter has it."""
     source = re.sub(
-        r"MAX_(\w+)", lambda name: f"{getattr(codec, name[0]):,} {name[1].lower()}", inspect.getsource(codec)
+        r"MAX_(\w+)", lambda name: f"{getattr(codec, name[0]):,} {name[1].lower()}", inspect.getsource(complaints)
     )
     meaning = dict(re.findall(r'^    "(\w+)",  # (.+)$', source, re.MULTILINE))
     rows = [
@@ -239,6 +243,11 @@ def labels() -> str:
     return table(("label", "values"), kinds)
 
 
+def recoveries() -> str:
+    """Return the reasons that recoveries are counted by."""
+    return table(("reason", "what happened"), [(f"`{reason}`", text) for reason, text in RECOVERIES.items()])
+
+
 def _list(names: Any) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
@@ -279,6 +288,35 @@ def tail_example() -> str:
     return f"```json\n{lines}\n```"
 
 
+def faults(report: Path = FAULTS) -> str:
+    """Return how often each fault was tried and what came of it, from the report of a long run."""
+    if not report.exists():
+        return (
+            "No long run has been recorded: `make faults LONG=1` makes one, its report belongs into `docs/faults.json`"
+            " as a list of objects with `scenario`, `times`, `held` and `seconds`."
+        )
+    rows, found_all = [], msgspec.json.decode(report.read_bytes(), type=list[FaultReport])
+    for found in found_all:
+        failed = found.times - found.held
+        result = "as promised each time" if not failed else f"**not as promised {failed} of {found.times} times**"
+        rows.append((found.fault or found.scenario.replace("-", " ").replace("_", " "), found.times, result))
+    times, seconds = sum(each.times for each in found_all), sum(each.seconds for each in found_all)
+    return f"{table(('fault', 'times run', 'result'), rows)}\n\n{times} runs in {seconds / 3600:.1f} hours."
+
+
+class FaultReport(Struct, kw_only=True):
+    """What came of one scenario of `make faults`."""
+
+    scenario: str
+    times: int
+    held: int
+    """How often everything was as promised."""
+    seconds: float
+    """Of all runs together."""
+    fault: str = ""
+    """What is done to whom, in words; empty: the scenario's name."""
+
+
 PARTS: dict[str, Callable[[], str]] = {
     **{f"fields of {name}": (lambda name=name: event_fields(name)) for name in EVENTS},  # type: ignore[misc]
     **{f"example of {name}": (lambda name=name: event_example(name)) for name in PUBLISHED},  # type: ignore[misc]
@@ -295,6 +333,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "detectors": detectors,
     "families": families,
     "labels": labels,
+    "recoveries": recoveries,
+    "faults": faults,
     "summary": summary_example,
     "scored tail": tail_example,
     **{f"command {name}": (lambda text=text: text) for name, text in commands()},  # type: ignore[misc]

@@ -99,7 +99,24 @@ FAMILIES: tuple[Family, ...] = (
     Family("streamapp_consumer_lag_records", "gauge", ("topic", "partition"), "Offsets between position and end."),
     Family("streamapp_checkpoint_age_seconds", "gauge", ("role", "partition"), "Time since the last commit."),
     Family("streamapp_checkpoint_bytes", "gauge", ("role", "partition"), "Bytes of state in the last commit."),
-    Family("streamapp_recoveries_total", "counter", ("role", "reason"), "Recoveries, fences and parked tasks."),
+    Family(
+        "streamapp_recoveries_total",
+        "counter",
+        ("role", "reason"),
+        "Tasks taken over, fences, aborted commits, other ends of a process, and parked tasks.",
+    ),
+    Family(
+        "streamapp_restore_seconds",
+        "gauge",
+        ("role", "partition"),
+        "Time that taking over and restoring the task took.",
+    ),
+    Family(
+        "streamapp_reread_records_total",
+        "counter",
+        ("role", "topic"),
+        "Records that had been applied before and were read again to restore a task.",
+    ),
     Family("streamapp_parked", "gauge", ("role", "partition", "reason"), "1 for each task that is parked."),
     Family(
         "streamapp_label_overflow_total",
@@ -109,3 +126,24 @@ FAMILIES: tuple[Family, ...] = (
     ),
 )
 """Series that exist today."""
+
+RECOVERIES: dict[str, str] = {
+    "restored": "A task was taken over and goes on from its checkpoint.",
+    "began": "A task was taken over that had never committed: it begins at the start of its inputs.",
+    "fenced": "Another worker, or a command, had taken the task over; the process ended, and nothing it sent is seen.",
+    "aborted": "A transaction failed or was not answered in time; the process ended and threw its memory away.",
+    "failed": "An error that nobody expected ended the process.",
+    "stuck": "The process ended itself since nothing moved any more.",
+    "killed": "The process was ended by a signal from outside.",
+    "mended": "Somebody changed the checkpoint of a parked task; the process ended to begin from it.",
+    "parked_checkpoint": "A checkpoint was refused: damaged, of another version, or of other logs than there are now.",
+    "parked_identity": "A topic was made anew while its task was running.",
+    "parked_position": "The log does not hold the task's position.",
+    "parked_timestamps": "Records carry their producers' timestamps.",
+    "parked_input": "A batch cannot be read.",
+    "parked_commit": "A value is too large to be committed.",
+    "parked_artifact": "A learned model is gone or not what was stored.",
+    "parked_defect": "A record could not be applied, three times in a row.",
+    "artifact_refused": "A learned model was left out: its bytes ask for what is not allowed.",
+}
+"""Reasons of ``streamapp_recoveries_total``. Those that end a process are kept by whoever starts the next one."""

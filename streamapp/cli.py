@@ -22,7 +22,7 @@ scored = typer.Typer(help="Look into the stream of resolved predictions.", no_ar
 app.add_typer(scored, name="scored")
 dead_letters = typer.Typer(help="Look at messages that could not be used, and send them again.", no_args_is_help=True)
 app.add_typer(dead_letters, name="dead-letters")
-checkpoint = typer.Typer(help="Look at what tasks have stored.", no_args_is_help=True)
+checkpoint = typer.Typer(help="Look at what tasks have stored, and forget some of it.", no_args_is_help=True)
 app.add_typer(checkpoint, name="checkpoint")
 
 EXIT = """
@@ -223,6 +223,42 @@ def inspect(
     from streamapp.commands.checkpoint import run
 
     raise typer.Exit(run(role=role, partition=partition, json=json))
+
+
+@checkpoint.command(epilog=EXIT)
+def reset(
+    model: Annotated[str, typer.Option(help="Name of the model to forget.")],
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do it without asking; needed where there is no terminal.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Forget one model on purpose: its scores, detectors, requests and learned models; everything else stays.
+
+    The tasks that know the model are taken over for a moment. Workers that have them begin anew by themselves. Without
+    --yes, say what would be forgotten, and ask.
+    """
+    from streamapp.commands.reset import run
+
+    raise typer.Exit(run(model, yes=yes, json=json))
+
+
+@app.command(epilog=EXIT)
+def skip(
+    topic: Annotated[str, typer.Option(help="predictions, outcomes, scored or retrain; with or without the prefix.")],
+    partition: Annotated[int, typer.Option(min=0, help="Partition of the record.")],
+    offset: Annotated[int, typer.Option(min=0, help="Offset of the record.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; without a terminal nothing is asked.")] = False,
+    json: Json = False,
+) -> None:
+    """Move a record that a bug cannot pass to dead-letters, as quarantined, so that its task goes on without it.
+
+    A parked task names the command. The record is copied to dead-letters in one transaction with an entry in the task's
+    checkpoint by which the task leaves it out. A record that was applied already cannot be moved; that exits 1.
+    """
+    from streamapp.commands.skip import run
+
+    raise typer.Exit(run(topic, partition, offset, yes=yes, json=json))
 
 
 def _say(line: str) -> None:

@@ -18,8 +18,8 @@ class DecodeError(StreamappError, ValueError):
         reason: A short closed word for counters, e.g. ``malformed``.
     """
 
-    def __init__(self, message: str, *, reason: str = "malformed") -> None:
-        super().__init__(message)
+    def __init__(self, message: str, /, *, reason: str = "malformed") -> None:
+        # The message is kept already, by __new__; a hostile producer can have millions of these made.
         self.reason = reason
 
 

@@ -1,14 +1,16 @@
 """What Prometheus scrapes: a collector that reads the last snapshot the stream has put there.
 
-The stream swaps immutable snapshots in and never waits for a scrape. Gauges are those of the models that this process
+The stream puts immutable snapshots there and never waits for a scrape; what they amount to is worked out by the scrape,
+on its own thread. Gauges are those of the models that this process
 owns now, and vanish with the ownership. Counters belong to the process: what a model's state had counted before this
 process took it over is not counted here, and what was counted here stays when the model goes elsewhere.
 """
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from streamapp.catalogue import FAMILIES, Family
+from streamapp.config import ROLES
 from streamapp.core import quantiles
 from streamapp.core.joining.tally import OVERFLOWN
 from streamapp.core.report import GroupReport, ModelReport
@@ -31,6 +34,8 @@ from streamapp.core.settings import Settings
 CAP = 500
 """Values that each label may take; the next ones become :data:`OTHER`."""
 OTHER = "other"
+MOST_NEWS = 32
+"""What is heard and not scraped is worked off at this number, so that it does not grow where nobody scrapes."""
 
 LATENCY_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper ends of the latency buckets, seconds."""
@@ -46,6 +51,8 @@ _STATUSES = {
     "predictions": ("accepted", "rejected", "duplicate", "misplaced", "lost"),
     "outcomes": ("accepted", "rejected", "duplicate", "late", "unmatched", "misplaced", "revised"),
 }
+_ENDS = ("restored", "fenced", "aborted", "failed")
+"""What any task may be counted for."""
 _STATES = ("collecting", "insufficient", "watching")
 _SUM, _COUNT = -1, -2
 """Parts of a summary or histogram beside its buckets."""
@@ -73,6 +80,10 @@ class Snapshot:
     """By (model, group, status)."""
     recoveries: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """By (role, reason)."""
+    reread: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Records by (role, topic)."""
+    restore_seconds: Mapping[tuple[str, int], float] = field(default_factory=dict)
+    """By (role, partition), of the tasks owned now."""
     parked: Mapping[tuple[str, int], str] = field(default_factory=dict)
     """Reason, a short word, by (role, partition)."""
     pending: Mapping[int, int] = field(default_factory=dict)
@@ -95,15 +106,20 @@ class Exposition(Collector):
     Args:
         settings: Of the models: teams and objectives.
         cap: Values that each label may take.
+        renew: Called before each scrape, on its thread, to have a new snapshot published.
 
     Attributes:
         registry: What a web server exposes; holds this collector alone.
     """
 
-    def __init__(self, settings: Settings, *, cap: int = CAP) -> None:
+    def __init__(self, settings: Settings, *, cap: int = CAP, renew: Callable[[], None] | None = None) -> None:
         self._settings = settings
         self._labels = _Vocabulary(cap)
+        self._renew = renew
+        self._news: deque[Callable[[], None]] = deque()
+        """What was heard since the last scrape, oldest first."""
         self._lock = threading.Lock()
+        """Held while that is worked off, and by nobody who must not wait."""
         self._snapshot = Snapshot()
         self._counted: dict[str, dict[_Key, float]] = {}
         """What each model's report said when it was last counted."""
@@ -113,24 +129,22 @@ class Exposition(Collector):
 
     def adopt(self, models: Iterable[ModelReport]) -> None:
         """Hear how models stand that were taken over from a checkpoint: their counts so far are not this process's."""
-        with self._lock:
-            for model in models:
-                self._counted[model.model] = counts = _counts(model)
-                self._add(counts, counts)
+        self._hear(partial(self._adopt, tuple(models)))
 
     def publish(self, snapshot: Snapshot) -> None:
         """Show this from now on."""
-        with self._lock:
-            owned = {model.model for model in snapshot.models}
-            gone = [model for model in self._snapshot.models if model.model not in owned]
-            self._count(gone)
-            for model in gone:
-                self._counted.pop(model.model, None)
-            self._snapshot = snapshot
+        self._hear(partial(self._publish, snapshot))
+
+    def forget(self, names: Iterable[tuple[str, str | None]]) -> None:
+        """Drop what was counted of models, each with a group or None for the whole; they will not be shown again."""
+        self._hear(partial(self._forget, tuple(names)))
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family, with or without samples, in the order of the catalogue."""
+        if self._renew is not None:
+            self._renew()
         with self._lock:
+            self._work_off()
             snapshot = self._snapshot
             self._count(snapshot.models)
             values = dict(self._totals)
@@ -142,6 +156,39 @@ class Exposition(Collector):
             _model_gauges(families, model, self._settings)
         families.overflow(snapshot.events)
         yield from families
+
+    def _hear(self, news: Callable[[], None]) -> None:
+        self._news.append(news)
+        if len(self._news) > MOST_NEWS:
+            with self._lock:
+                self._work_off()
+
+    def _work_off(self) -> None:
+        while self._news:
+            self._news.popleft()()
+
+    def _adopt(self, models: tuple[ModelReport, ...]) -> None:
+        for model in models:
+            self._counted[model.model] = counts = _counts(model)
+            self._add(counts, counts)
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        owned = {model.model for model in snapshot.models}
+        gone = [model for model in self._snapshot.models if model.model not in owned]
+        self._count(gone)
+        for model in gone:
+            self._counted.pop(model.model, None)
+        self._snapshot = snapshot
+
+    def _forget(self, names: tuple[tuple[str, str | None], ...]) -> None:
+        for model, group in names:
+            for counts in (self._totals, self._counted.get(model, {})):
+                for key in [key for key in counts if key[1][0] == model and group in (None, key[1][1])]:
+                    del counts[key]
+            if group is None:
+                self._labels.release("model", model)
+            elif not any(group == each.group for known in self._snapshot.models for each in known.groups):
+                self._labels.release("group", group)
 
     def _count(self, models: Iterable[ModelReport]) -> None:
         for model in models:
@@ -175,6 +222,10 @@ class _Vocabulary:
         if len(over) < 100 * self._cap:
             over.add(value)
         return OTHER
+
+    def release(self, label: str, value: str) -> None:
+        """Make room for another value: this one is not used any more."""
+        self._known.get(label, set()).discard(value)
 
     def overflow(self) -> dict[str, int]:
         """Return how many values became :data:`OTHER`, by label."""
@@ -303,6 +354,9 @@ def _process_counters(snapshot: Snapshot) -> dict[_Key, float]:
     for topic, statuses in _STATUSES.items():
         for status in statuses:
             put("streamapp_events_total", (topic, status))
+    for role in ROLES:
+        for reason in _ENDS:
+            put("streamapp_recoveries_total", (role, reason))
     for model in snapshot.models:
         for group in model.groups:
             names = (model.model, group.group)
@@ -319,6 +373,7 @@ def _process_counters(snapshot: Snapshot) -> dict[_Key, float]:
         ("streamapp_retrain_requests_total", snapshot.retrain_requests),
         ("streamapp_model_updates_total", snapshot.model_updates),
         ("streamapp_recoveries_total", snapshot.recoveries),
+        ("streamapp_reread_records_total", snapshot.reread),
     ):
         for labels, count in counted.items():
             put(name, labels, count)
@@ -336,6 +391,8 @@ def _process_gauges(families: _Families, snapshot: Snapshot) -> None:
         families.gauge("streamapp_checkpoint_age_seconds", (role, str(partition)), age)
     for (role, partition), size in snapshot.checkpoint_bytes.items():
         families.gauge("streamapp_checkpoint_bytes", (role, str(partition)), size)
+    for (role, partition), took in snapshot.restore_seconds.items():
+        families.gauge("streamapp_restore_seconds", (role, str(partition)), took)
     for (role, partition), reason in snapshot.parked.items():
         families.gauge("streamapp_parked", (role, str(partition), reason), 1)
     for model, at in snapshot.learner_progress.items():

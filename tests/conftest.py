@@ -6,10 +6,15 @@ import warnings
 from collections.abc import Iterator
 from typing import NoReturn
 
+import hypothesis
 import pytest
 
 from streamapp.embedded import EmbeddedBroker, available, unavailable
 from tests.kafka import Given, Kafka, Unavailable
+
+# The suite times nothing: a busy machine is no defect.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_configure(config: pytest.Config) -> None:

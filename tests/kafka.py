@@ -104,6 +104,19 @@ class Kafka:
         assert self._child is not None
         return self._child.pid
 
+    def properties(self) -> str:
+        """Return what ``server.properties`` says."""
+        text = PROPERTIES.format(port=self._port, controller=self._controller, folder=self.folder)
+        return text if self._proxied is None else _with_listener(text, *self._proxied)
+
+    def prepare(self, logs: Path) -> None:
+        """Change a fresh data folder before its first start."""
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started, and has not ended since."""
+        return self._child is not None and self._child.poll() is None
+
     def start(self, timeout: float = 60.0) -> None:
         """Start, and return when it answers. Data of an earlier start is kept.
 
@@ -111,14 +124,23 @@ class Kafka:
             Unavailable: No JVM, or no jars and no Maven to fetch them.
             RuntimeError: It ended or did not answer in time; the message ends with its log.
         """
+        self.launch()
+        self.await_answer(timeout)
+
+    def launch(self) -> None:
+        """Start without waiting for it. Data of an earlier start is kept.
+
+        Raises:
+            Unavailable: See :meth:`start`.
+        """
         libraries = jars()
         properties = self.folder / "server.properties"
-        text = PROPERTIES.format(port=self._port, controller=self._controller, folder=self.folder)
-        properties.write_text(text if self._proxied is None else _with_listener(text, *self._proxied))
+        properties.write_text(self.properties())
         logging = self.folder / "log4j2.properties"
         logging.write_text(LOGGING)
         if not (self.folder / "logs").exists():
             shutil.copytree(_formatted(libraries), self.folder / "logs")
+            self.prepare(self.folder / "logs")
         self._child = Child(
             [
                 *_java(libraries, self._memory, self._fast_start),
@@ -129,6 +151,14 @@ class Kafka:
             log=self.log,
             grace=15.0,
         )
+
+    def await_answer(self, timeout: float = 60.0) -> None:
+        """Return when it answers.
+
+        Raises:
+            RuntimeError: See :meth:`start`.
+        """
+        assert self._child is not None
         end = time.monotonic() + timeout
         while not answers("127.0.0.1", self._port):
             if self._child.poll() is not None or time.monotonic() > end:

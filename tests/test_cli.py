@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from kafka import KafkaProducer
+from prometheus_client import CollectorRegistry
 
 from streamapp.cli import main
 from streamapp.config import VARIABLES
@@ -14,9 +15,11 @@ from streamapp.core.events import DeadLetter
 from streamapp.embedded import EmbeddedBroker
 from streamapp.stream.dead_letters import dead_letter
 from streamapp.stream.topics import Topics
+from streamapp.web.server import Readiness, WebServer
 
 VERBS = ["demo", "worker", "replay", "simulate", "topics", "check", "status", "scored tail"]
-VERBS += ["dead-letters list", "dead-letters redrive", "checkpoint inspect"]
+VERBS += ["dead-letters list", "dead-letters redrive", "checkpoint inspect", "checkpoint reset", "skip"]
+PLACE = ("--topic", "outcomes", "--partition", "0", "--offset", "0")
 NOBODY = "127.0.0.1:9"
 """The discard port: nothing listens there."""
 
@@ -66,6 +69,10 @@ def test_python_dash_m_is_the_same_command() -> None:
         ("demo", "--for", "soon"),
         ("checkpoint", "inspect", "--role", "joyner"),
         ("dead-letters", "list", "--limit", "0"),
+        ("checkpoint", "reset"),
+        ("skip", *PLACE[:4]),
+        ("skip", *PLACE[:5], "-1"),
+        ("skip", "--topic", "signals", *PLACE[2:]),
         ("demo", "--scenario", "sudden"),
         ("worker", "--only", "joyner"),
         ("worker", "--models", "/none.toml"),
@@ -97,6 +104,8 @@ def test_bad_usage_is_one_line_and_exit_code_two(
         ("dead-letters", "redrive"),
         ("dead-letters", "redrive", "--dry-run"),
         ("checkpoint", "inspect"),
+        ("checkpoint", "reset", "--model", "m", "--yes"),
+        ("skip", *PLACE),
         ("simulate",),
     ],
     ids=" ".join,
@@ -107,6 +116,15 @@ def test_a_broker_that_does_not_answer_is_named(
     monkeypatch.setenv("STREAMAPP_BROKER", NOBODY)
     assert run(*verb) == 2
     assert NOBODY in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [("checkpoint", "reset", "--model", "m", "--yes"), ("skip", *PLACE)], ids=" ".join)
+def test_without_transactions_nothing_that_is_stored_is_changed(
+    verb: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STREAMAPP_TRANSACTIONS", "false")
+    assert run(*verb) == 2
+    assert "without transactions a worker may write at the same time" in capsys.readouterr().err
 
 
 def test_check_exits_two_where_there_is_no_file_to_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,3 +214,21 @@ def test_letters_are_redriven_once_without_transactions_too(
     assert "1 left alone, redriven before" in capsys.readouterr().out
     assert run("checkpoint", "inspect", "--role", "learner") == 0
     assert "learner-0: nothing stored" in capsys.readouterr().out
+
+
+def test_status_names_what_is_parked_and_the_way_out(capsys: pytest.CaptureFixture[str]) -> None:
+    command = "streamapp skip --topic t.predictions --partition 3 --offset 51200"
+    parked = Readiness(ready=False, reason="tasks are parked", details={"joiner-3": f"failed; {'so ' * 50}{command}"})
+    server = WebServer(
+        "127.0.0.1", 0, registry=CollectorRegistry(), summary=lambda: {"models": {}}, readiness=lambda: parked
+    )
+    server.start()
+    try:
+        assert run("status", "--url", server.url) == 1
+        said = capsys.readouterr().out
+        assert run("status", "--url", server.url, "--json") == 1
+        assert command in json.loads(capsys.readouterr().out)["readiness"]["details"]["joiner-3"]
+    finally:
+        server.stop()
+    assert "not ready: tasks are parked" in said
+    assert command in said

@@ -17,7 +17,7 @@ from docs.build import FOLDER, PAGES, files, fill
 from docs.contract import EVENTS, PUBLISHED, asyncapi, schema, yaml
 from docs.fields import descriptions
 from docs.samples import REASON_SAMPLES, example, rejection
-from docs.tables import PARTS, commands
+from docs.tables import PARTS, commands, faults
 from streamapp.catalogue import FAMILIES
 from streamapp.cli import main
 from streamapp.config import VARIABLES
@@ -65,6 +65,24 @@ def test_everything_that_can_be_generated_is_on_a_page() -> None:
 def test_a_marker_that_means_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="'weather'"):
         fill("<!-- begin: generated weather -->\n<!-- end: generated -->")
+
+
+def test_faults_are_shown_with_how_often_they_were_tried_and_what_did_not_hold(tmp_path: Path) -> None:
+    report = tmp_path / "faults.json"
+    assert "`make faults LONG=1` makes one" in faults(report)
+    found = [
+        {"scenario": "kill-at-random", "times": 50, "held": 50, "seconds": 3600.0},
+        {"scenario": "x", "fault": "the broker is cut off", "times": 10, "held": 9, "seconds": 1800},
+    ]
+    report.write_text(json.dumps(found))
+    assert faults(report).splitlines() == [
+        "| fault | times run | result |",
+        "| --- | --- | --- |",
+        "| kill at random | 50 | as promised each time |",
+        "| the broker is cut off | 10 | **not as promised 1 of 10 times** |",
+        "",
+        "60 runs in 1.5 hours.",
+    ]
 
 
 @pytest.mark.parametrize(("command", "text"), list(commands()), ids=lambda value: value.split("\n")[0])

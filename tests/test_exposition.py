@@ -15,7 +15,7 @@ from streamapp.catalogue import FAMILIES
 from streamapp.core import quantiles
 from streamapp.core.report import DetectorReport, GroupReport, ModelReport
 from streamapp.core.settings import ModelSettings, Seconds, Settings
-from streamapp.exposition import LATENCY_BOUNDS, Exposition, Snapshot
+from streamapp.exposition import LATENCY_BOUNDS, MOST_NEWS, Exposition, Snapshot
 from tests.conftest import leave_out
 
 # From the contract; one for each series that exists today.
@@ -48,6 +48,8 @@ CONTRACT = {
     "streamapp_retrain_deadline_timestamp_seconds": ("model",),
     "streamapp_learner_progress_timestamp_seconds": ("model",),
     "streamapp_recoveries_total": ("role", "reason"),
+    "streamapp_restore_seconds": ("role", "partition"),
+    "streamapp_reread_records_total": ("role", "topic"),
     "streamapp_parked": ("role", "partition", "reason"),
     "streamapp_consumer_lag_records": ("topic", "partition"),
     "streamapp_checkpoint_age_seconds": ("role", "partition"),
@@ -192,6 +194,34 @@ def test_scraping_twice_counts_nothing_twice() -> None:
     assert generate_latest(exposition.registry) == generate_latest(exposition.registry)
 
 
+def test_the_stream_does_not_wait_for_a_scrape_that_is_being_worked_out() -> None:
+    exposition = Exposition(SETTINGS)
+    with exposition._lock:
+        exposition.adopt([model(group(predictions=6))])
+        exposition.publish(Snapshot(models=(model(group(predictions=7)),)))
+        exposition.forget([("other", None)])
+    assert value(exposition, "streamapp_predictions_total", model="fraud", group="champion") == 1
+
+
+def test_what_nobody_scrapes_does_not_grow() -> None:
+    exposition = Exposition(SETTINGS)
+    for number in range(10 * MOST_NEWS):
+        exposition.publish(Snapshot(models=(model(group(predictions=number), name=f"m{number}"),)))
+    assert len(exposition._news) <= MOST_NEWS
+    assert value(exposition, "streamapp_predictions_total", model="m5", group="champion") == 5
+
+
+def test_a_new_snapshot_is_asked_for_before_each_scrape() -> None:
+    counts = iter(range(1, 4))
+
+    def renew() -> None:
+        exposition.publish(Snapshot(models=(model(group(predictions=next(counts))),)))
+
+    exposition = Exposition(SETTINGS, renew=renew)
+    seen = [value(exposition, "streamapp_predictions_total", model="fraud", group="champion") for _ in range(3)]
+    assert seen == [1, 2, 3]
+
+
 def test_what_may_be_counted_later_is_there_at_zero() -> None:
     exposition = Exposition(SETTINGS)
     exposition.publish(Snapshot(models=(model(),)))
@@ -201,6 +231,31 @@ def test_what_may_be_counted_later_is_there_at_zero() -> None:
     assert value(exposition, "streamapp_retrain_requests_total", **FRAUD, reason="drift") == 0
 
 
+def test_what_is_forgotten_makes_room_for_other_values() -> None:
+    exposition = Exposition(SETTINGS, cap=2)
+    exposition.publish(Snapshot(models=(model(name="a"), model(name="b"))))
+    exposition.registry.get_sample_value("streamapp_outcomes_total")
+    exposition.publish(Snapshot(models=(model(name="b"), model(name="c"))))
+    exposition.forget([("a", "champion"), ("a", None)])
+    labels = {"group": "champion"}
+    assert value(exposition, "streamapp_outcomes_total", model="a", **labels) is None
+    assert value(exposition, "streamapp_outcomes_total", model="b", **labels) == 4
+    assert value(exposition, "streamapp_outcomes_total", model="c", **labels) == 4
+    assert value(exposition, "streamapp_label_overflow_total", label="model") is None
+
+
+def test_a_group_that_is_forgotten_and_comes_back_is_counted_from_its_beginning() -> None:
+    exposition = Exposition(SETTINGS)
+    exposition.publish(Snapshot(models=(model(group("x"), group("y")),)))
+    assert value(exposition, "streamapp_outcomes_total", model="fraud", group="x") == 4
+    exposition.publish(Snapshot(models=(model(group("y")),)))
+    exposition.forget([("fraud", "x")])
+    assert value(exposition, "streamapp_outcomes_total", model="fraud", group="x") is None
+    assert value(exposition, "streamapp_outcomes_total", model="fraud", group="y") == 4
+    exposition.publish(Snapshot(models=(model(group("x", outcomes=1), group("y")),)))
+    assert value(exposition, "streamapp_outcomes_total", model="fraud", group="x") == 1
+
+
 def test_counts_and_gauges_of_the_process_are_shown() -> None:
     exposition = Exposition(SETTINGS)
     exposition.publish(
@@ -208,6 +263,8 @@ def test_counts_and_gauges_of_the_process_are_shown() -> None:
             events={("predictions", "accepted"): 5, ("predictions", "read"): 6},
             rejected={("predictions", "malformed"): 1},
             recoveries={("joiner", "fenced"): 1},
+            reread={("joiner", "predictions"): 40},
+            restore_seconds={("joiner", 3): 0.5},
             model_updates={("fraud", "champion", "accepted"): 1},
             parked={("joiner", 3): "checkpoint"},
             pending={3: 7},
@@ -222,6 +279,9 @@ def test_counts_and_gauges_of_the_process_are_shown() -> None:
     assert value(exposition, "streamapp_events_total", topic="predictions", status="read") is None
     assert value(exposition, "streamapp_rejected_total", topic="predictions", reason="malformed") == 1
     assert value(exposition, "streamapp_recoveries_total", role="joiner", reason="fenced") == 1
+    assert value(exposition, "streamapp_recoveries_total", role="monitor", reason="fenced") == 0
+    assert value(exposition, "streamapp_reread_records_total", role="joiner", topic="predictions") == 40
+    assert value(exposition, "streamapp_restore_seconds", role="joiner", partition="3") == 0.5
     assert value(exposition, "streamapp_model_updates_total", **FRAUD, status="accepted") == 1
     assert value(exposition, "streamapp_parked", role="joiner", partition="3", reason="checkpoint") == 1
     assert value(exposition, "streamapp_pending_predictions", partition="3") == 7

@@ -97,6 +97,9 @@ async def _task(reader: Reader, role: str, topic: str, number: int, settings: Se
         "kinds": kinds,
         "format": checkpoint.format,
         "inputs": {name: {"position": mark.position, "last": mark.last} for name, mark in checkpoint.inputs.items()},
+        "topic_ids": checkpoint.logs,
+        "quarantined": {topic: sorted(offsets) for topic, offsets in checkpoint.quarantined.items()},
+        "failures": checkpoint.failure.count if checkpoint.failure is not None else 0,
         "river": river_versions((entries or {}).values()),
         **details,
     }
@@ -196,6 +199,10 @@ def _text(report: Report) -> list[str]:
     versions += [f"River {version}" for version in report["river"]]
     lines.append(f"  {', '.join(versions)}")
     lines += [f"  {topic}: position {mark['position']}" for topic, mark in report["inputs"].items()]
+    for topic, offsets in report["quarantined"].items():
+        lines.append(f"  {topic}: leaves out {', '.join(map(str, offsets))}")
+    if report["failures"]:
+        lines.append(f"  failed {report['failures']} times in a row where it stands")
     for topic in ("predictions", "outcomes"):
         if found := report.get(topic):
             at = moment(found["log_time"]) if found["log_time"] else "no time"

@@ -28,6 +28,10 @@ def run(url: str, *, json: bool) -> int:
         console = Console()
         console.print(summary_view(summary))
         console.print("ready" if readiness["ready"] else f"not ready: {readiness['reason']}", markup=False)
+        if not readiness["ready"]:
+            for name, text in readiness.get("details", {}).items():
+                # Whole, on a line of its own: it may hold a command that wants to be copied.
+                typer.echo(f"  {name}: {text}")
     return 0 if readiness["ready"] else 1
 
 

@@ -385,8 +385,7 @@ class ModelUpdate(Struct, frozen=True, kw_only=True):
     """The model; None unless accepted."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetter:
+class DeadLetter(Struct, frozen=True, kw_only=True):
     """A message that could not be used, whole, with the reason."""
 
     topic: str

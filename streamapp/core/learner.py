@@ -40,6 +40,8 @@ class LearnResult:
     """Mean loss of the new model on the same rows; None also where an answer of it was not finite."""
     model: bytes | None
     """For :meth:`LearnedModel.load`; None unless accepted."""
+    refused: str | None = None
+    """Why the parent's bytes were not taken; None where they were, or where there was no parent."""
 
 
 def seed_of(request: RetrainRequest) -> int:
@@ -127,6 +129,7 @@ class Learner:
             raise ConfigError(f"learner.model: {settings.learner.model} cannot be stored: {error}") from error
         self._candidates = [_Candidate(fresh, None)]
         self._notes: list[str] = []
+        self._refused: str | None = None
         if parent is not None:
             self._adopt(parent, parent_version)
         self._loss: Loss | None = None
@@ -185,12 +188,14 @@ class Learner:
             incumbent=_mean(self._incumbent),
             candidate=_mean(self._proven),
             model=pickling.dumps(candidate.model) if self._status == "accepted" else None,
+            refused=self._refused,
         )
 
     def _adopt(self, parent: bytes, version: str | None) -> None:
         try:
             model = LearnedModel.load(parent)
         except CheckpointError as error:
+            self._refused = str(error)
             self._notes.append(f"parent {version} was left out: {error}")
             return
         if model.task != self._task:

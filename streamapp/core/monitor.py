@@ -1,6 +1,6 @@
 """One partition of ``scored``: its models, and the checkpoint they continue from."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
@@ -68,6 +68,9 @@ class Monitor:
         """Models that have changed since they were written, longest first; whether they must be written."""
         self._stored: dict[str, dict[bytes, None]] = {}
         """Keys of the checkpoint by model."""
+        self._anew: set[str] = set()
+        """Models of whose stored entries none is of use any more."""
+        self._forgotten: list[tuple[str, str | None]] = []
 
     @property
     def applied(self) -> int:
@@ -104,6 +107,32 @@ class Monitor:
         for model in self._concerned(message, position, again=again):
             outputs += self._show(model, message, position)
         return tuple(outputs)
+
+    def take_forgotten(self) -> list[tuple[str, str | None]]:
+        """Return what was dropped for its silence since the last time: models, each with a group or None for the whole.
+
+        A model's groups come before it.
+        """
+        forgotten, self._forgotten = self._forgotten, []
+        return forgotten
+
+    def reset(self, name: str) -> bool:
+        """Begin a model anew, as if its next message were its first; return whether there was such a model.
+
+        Predictions that wait for their verdict stay counted, since the verdict will come.
+        """
+        model = self._models.get(name)
+        if model is None:
+            return False
+        fresh = ModelMonitor(name, model.settings, born=model.born)
+        fresh.expect(model)
+        if fresh.groups:
+            self._models[name] = fresh
+        else:
+            del self._models[name]
+        self._anew.add(name)
+        self._due[name] = True
+        return True
 
     def summary(self) -> dict[str, Any]:
         """Return the models' part of the summary, by model in the order in which they appeared."""
@@ -180,8 +209,7 @@ class Monitor:
             models.setdefault(unquote(name), {})[part or "written"] = data
         for stored in entries:
             if stored != b"meta":
-                path = stored.decode().removeprefix("model/").partition("/")[0]
-                self._stored.setdefault(unquote(path.partition("~")[0]), {})[stored] = None
+                self._stored.setdefault(_model_of(stored), {})[stored] = None
         born = {}
         for name, parts in models.items():
             try:
@@ -241,9 +269,12 @@ class Monitor:
         return outputs
 
     def _forget(self, model: ModelMonitor, now: float) -> bool:
-        heard = model.heard
-        if heard is None or now - heard <= model.settings.forget_after:
+        """Drop what has been silent for too long; return whether that is the whole model."""
+        gone = model.forget(now)
+        self._forgotten += [(model.name, group) for group in gone]
+        if model.groups or not gone:
             return False
+        self._forgotten.append((model.name, None))
         del self._models[model.name]
         self._due[model.name] = True
         return True
@@ -252,16 +283,23 @@ class Monitor:
         stored = self._stored.setdefault(name, {})
         prefix = "model/" + _quoted(name)
         entries: dict[bytes, bytes | None] = {}
+        if name in self._anew:
+            self._anew.discard(name)
+            entries = dict.fromkeys(stored)
+            stored.clear()
         model = self._models.get(name)
         if model is None:
             del self._stored[name]
-            return dict.fromkeys(stored)
-        written = _Written(model.born, self._next, self._clock(name))
+            return {**entries, **dict.fromkeys(stored)}
+        behind = self._behind.get(name)
+        # One that is behind may still be ahead of where reading goes on after a restore.
+        applied = self._next if behind is None else max(self._next, behind.applied)
+        written = _Written(model.born, applied, self._clock(name))
         parts = {"": msgspec.msgpack.encode(written), **model.take()}
         for part, data in parts.items():
             entries.update(_spread(f"{prefix}/{part}" if part else prefix, data, stored))
-        if name in self._behind:
-            self._behind[name].applied = self._next
+        if behind is not None:
+            behind.applied = applied
         return entries
 
 
@@ -270,6 +308,20 @@ def _look(clock: Clock, message: Scored, position: Position) -> None:
         clock.tick(message.partition, message.log_time, position.timestamp)
     else:
         clock.look(position.timestamp)
+
+
+def keys_of(name: str, entries: Iterable[bytes]) -> list[bytes]:
+    """Return those keys of a checkpoint that belong to a model."""
+    return [key for key in entries if key != b"meta" and _model_of(key) == name]
+
+
+def models_in(entries: Iterable[bytes]) -> list[str]:
+    """Return the models that the keys of a checkpoint belong to, without looking at their values."""
+    return list(dict.fromkeys(_model_of(key) for key in entries if key != b"meta"))
+
+
+def _model_of(key: bytes) -> str:
+    return unquote(key.decode().removeprefix("model/").partition("/")[0].partition("~")[0])
 
 
 def _quoted(name: str) -> str:

@@ -6,7 +6,7 @@ import logging
 import logging.config
 import os
 import signal
-from time import monotonic
+import sys
 from typing import Any
 
 import faust
@@ -15,6 +15,7 @@ from mode.utils.objects import cached_property
 from streamapp.config import ROLES, ProcessConfig, Role
 from streamapp.core.settings import Settings
 from streamapp.errors import StreamappError
+from streamapp.stream import lastwords
 from streamapp.stream.logs import logging_config
 from streamapp.stream.preflight import group_of, ready_to_start
 from streamapp.stream.runtime import Runtime
@@ -27,10 +28,16 @@ logger = logging.getLogger(__name__)
 BUFFERED_BATCHES = 8
 """Fetch batches of one topic that wait for its agent before fetching pauses."""
 GROUP_COMMIT_INTERVAL = 5.0
+RECOGNISE_INTERVAL = 10.0
+"""Seconds between two looks at whether topics are still those that tasks have positions of."""
+MENDED_INTERVAL = 3.0
+"""Seconds between two looks at whether what is parked has been mended."""
 GC_THRESHOLDS = (50_000, 20, 100)
-VIEW_INTERVAL = 0.25
-VIEW_LONGEST = 2.0
-VIEW_SHARE = 0.05
+SWITCH_INTERVAL = 0.001
+"""Seconds that a thread may compute while another one waits for its turn. While somebody scrapes, or the other loop is
+at work, each call of the system in the stream's or the consumer's loop is followed by such a wait."""
+LOOK_INTERVAL = 0.5
+"""Seconds between two looks at whether the worker is ready."""
 PARENT_INTERVAL = 1.0
 SUPERVISED = "STREAMAPP_SUPERVISED"
 """Id of the process that started this one, if this one is to end when that one has gone."""
@@ -72,7 +79,9 @@ class App(faust.App):
             worker_redirect_stdouts=False,
         )
         self.config = config
-        self.runtime = Runtime(config, settings, roles)
+        self.runtime = Runtime(
+            config, settings, roles, recoveries=lastwords.before(os.environ), leave=self._leave_process
+        )
         self.view = View(self.runtime)
         self.roles = roles
         self._parent = int(os.environ[SUPERVISED]) if os.environ.get(SUPERVISED) else None
@@ -114,6 +123,11 @@ class App(faust.App):
             self._give_up(1)
         self.view.waits_for("partitions to be assigned")
 
+    def _leave_process(self, code: int) -> None:
+        if self.runtime.ended_by is not None:
+            lastwords.say(os.environ, *self.runtime.ended_by)
+        os._exit(code)
+
     @staticmethod
     def _give_up(code: int) -> None:
         logging.shutdown()
@@ -126,18 +140,14 @@ class App(faust.App):
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
+        sys.setswitchinterval(SWITCH_INTERVAL)
         await super().on_start()
         self.runtime.attach(self.consumer)
         self.add_future(self.runtime.run())
-        self.add_future(self._show())
+        self.add_future(self._repeat(LOOK_INTERVAL, self.view.look))
         self.add_future(self._repeat(GROUP_COMMIT_INTERVAL, self._commit_group))
-
-    async def _show(self) -> None:
-        """Take a new picture again and again: often where that is cheap, and for a small share of the time only."""
-        while not self.should_stop:
-            began = monotonic()
-            await self.view.refresh()
-            await self.sleep(min(max(VIEW_INTERVAL, (monotonic() - began) / VIEW_SHARE), VIEW_LONGEST))
+        self.add_future(self._repeat(MENDED_INTERVAL, self.runtime.parking.look))
+        self.add_future(self._repeat(RECOGNISE_INTERVAL, self.runtime.parking.recognise))
 
     async def _repeat(self, seconds: float, work: Any) -> None:
         while not self.should_stop:
@@ -157,6 +167,7 @@ class App(faust.App):
 
     async def _revoked(self, *_: Any, **__: Any) -> None:
         await self.runtime.revoke()
+        await self.view.refresh()  # counters of the process keep what models that go elsewhere had counted here
 
     async def _assigned(self, *_: Any, **__: Any) -> None:
         await self.runtime.assign(self.consumer.assignment())

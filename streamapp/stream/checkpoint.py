@@ -1,7 +1,7 @@
 """A task's checkpoint: one partition of a compacted topic, written only inside the task's transactions.
 
 Since one fenced writer writes it, the newest committed value of each key is one consistent state. The key ``input``
-says what of the inputs that state has applied, and by what their logs can be recognised.
+says what of the inputs that state has applied, by what their logs can be recognised, and what stands in the task's way.
 """
 
 import zlib
@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from faust.types import TP
 from msgspec import Struct
+from msgspec.structs import replace
 
 from streamapp.errors import CheckpointError
 from streamapp.stream.producer import Record
@@ -44,9 +45,23 @@ class InputMark(Struct, frozen=True):
         return InputMark(position, self.last, self.digest)
 
 
-class _Inputs(Struct):
+class Failure(Struct, frozen=True, array_like=True):
+    """Failures in a row at one place, by whatever worker had the task."""
+
+    topic: str
+    end: int
+    """Once the task has applied everything before this offset, the place is passed."""
+    count: int
+
+
+class _Inputs(Struct, omit_defaults=True):
     format: int
     inputs: dict[str, InputMark]
+    logs: dict[str, str] = {}
+    """Ids of the topics that the positions are of."""
+    quarantined: dict[str, list[int]] = {}
+    """Offsets by topic that are left out: an operator moved their records to ``dead-letters``."""
+    failure: Failure | None = None
 
 
 class Checkpoint:
@@ -62,6 +77,12 @@ class Checkpoint:
         self.partition = partition
         self.bytes = 0
         """Size of all current values, as far as this process has read or written them."""
+        self.logs: dict[str, str] = {}
+        """Id of each input topic, as far as brokers have told."""
+        self.quarantined: dict[str, set[int]] = {}
+        """Offsets by topic that the task leaves out."""
+        self.failure: Failure | None = None
+        """Failures of the task at the place that it has not passed yet."""
         self._sizes: dict[bytes, int] = {}
         self._inputs: _Inputs | None = None
 
@@ -93,11 +114,14 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self}: format {self._inputs.format}, but this version reads {FORMAT}: run the version that wrote it"
             )
+        self.logs = dict(self._inputs.logs)
+        self.quarantined = {topic: set(offsets) for topic, offsets in self._inputs.quarantined.items()}
+        self.failure = self._inputs.failure
         return entries
 
     @property
     def inputs(self) -> Mapping[str, InputMark]:
-        """What :meth:`load` found of the inputs, by topic; empty before it, and for a task that has never committed."""
+        """What was last read or written of the inputs, by topic; empty for a task that has never committed."""
         return self._inputs.inputs if self._inputs is not None else {}
 
     @property
@@ -118,6 +142,7 @@ class Checkpoint:
         """
         assert self._inputs is not None
         marks = {}
+        self.identify(await reader.topic_ids([tp.topic for tp in inputs]))
         for tp in inputs:
             mark = self._inputs.inputs.get(tp.topic)
             if mark is None:
@@ -126,29 +151,64 @@ class Checkpoint:
             marks[tp] = mark
         return marks
 
+    def identify(self, ids: Mapping[str, str]) -> None:
+        """Hear the ids that topics have now, and keep those that were not known yet.
+
+        Raises:
+            CheckpointError: a topic has another id than the one that positions were taken in.
+        """
+        for topic, now in ids.items():
+            known = self.logs.setdefault(topic, now)
+            if known != now:
+                raise CheckpointError(
+                    f"{self}: {topic} was made anew: its id is {now}, positions are of {known}; {self._way_out}"
+                )
+
+    @property
+    def _way_out(self) -> str:
+        return f"restore the topic, or delete {self.topic} and the group's offsets to begin at the log's start"
+
     async def _verify_log(self, reader: Reader, tp: TP, mark: InputMark) -> None:
-        way_out = f"restore the topic, or delete {self.topic} and the group's offsets to begin at the log's start"
         name = f"{tp.topic}[{tp.partition}]"
         start = await reader.beginning(tp.topic, tp.partition)
         if start > mark.position:
             raise CheckpointError(
                 f"{self}: position {mark.position} of {name} is gone, the log now starts at {start}: retention overtook"
-                f" the task, or the topic was made anew; {way_out}"
+                f" the task, or the topic was made anew; {self._way_out}"
             )
         if mark.last < start:
             return  # nothing left to recognise the log by, or nothing applied yet
-        async for records, _ in reader.read(tp.topic, tp.partition, mark.last, mark.last + 1):
-            if records and records[0].offset == mark.last and digest(records[0]) == mark.digest:
-                return
-        raise CheckpointError(
-            f"{self}: offset {mark.last} of {name} is not the record that was applied: the topic was made anew;"
-            f" {way_out}"
-        )
+        # A topic keeps its id when its end is lost (an unclean election, a disk) and it grows again.
+        record = await reader.record(tp.topic, tp.partition, mark.last)
+        if record is None or digest(record) != mark.digest:
+            raise CheckpointError(
+                f"{self}: offset {mark.last} of {name} is not the record that was applied: the topic was made anew or"
+                f" truncated; {self._way_out}"
+            )
+
+    def begin(self, marks: Mapping[TP, InputMark]) -> None:
+        """Hear where a task begins that has never committed."""
+        self._inputs = _Inputs(FORMAT, {tp.topic: mark for tp, mark in marks.items()}, self.logs)
+
+    def passed(self, topic: str, position: int) -> None:
+        """Hear that nothing before a position of an input will ever be read again."""
+        self.quarantined[topic] = {offset for offset in self.quarantined.get(topic, ()) if offset >= position}
+
+    def note(self, failure: Failure | None) -> Record:
+        """Return the record that keeps what was last written, and says how often the task has failed since."""
+        assert self._inputs is not None
+        self.failure = failure
+        self._inputs = replace(self._inputs, failure=failure, quarantined=self._quarantined())
+        return Record(topic=self.topic, partition=self.partition, key=INPUT, value=msgspec.msgpack.encode(self._inputs))
+
+    def _quarantined(self) -> dict[str, list[int]]:
+        return {topic: sorted(offsets) for topic, offsets in self.quarantined.items() if offsets}
 
     def records(self, entries: Mapping[bytes, bytes | None], marks: Mapping[TP, InputMark]) -> list[Record]:
         """Return the records that store changed entries (None: removed) together with the marks."""
-        values: dict[bytes, bytes | None] = dict(entries)
-        values[INPUT] = msgspec.msgpack.encode(_Inputs(FORMAT, {tp.topic: mark for tp, mark in marks.items()}))
+        inputs = {tp.topic: mark for tp, mark in marks.items()}
+        self._inputs = _Inputs(FORMAT, inputs, self.logs, self._quarantined(), self.failure)
+        values: dict[bytes, bytes | None] = {**entries, INPUT: msgspec.msgpack.encode(self._inputs)}
         for key, value in values.items():
             size = len(value) if value is not None else 0
             if size > MAX_VALUE:

@@ -1,19 +1,22 @@
 """The joiner's task: two inputs read in step, one core, ``scored`` and dead letters out."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from faust.types import TP
 from msgspec.structs import replace
 
 from streamapp.core.events import Arrivals, GroupArrivals, Tick
-from streamapp.core.hashing import murmur2
+from streamapp.core.hashing import partitions as partitions_of
 from streamapp.core.join import InputBatch, Joiner
 from streamapp.stream.codec import decode_outcomes, decode_predictions, encode_scored, split
 from streamapp.stream.dead_letters import dead_letter
 from streamapp.stream.producer import Acknowledged, Record
+from streamapp.stream.quarantine import QUARANTINED, leave_out
 from streamapp.stream.reader import Reader
+from streamapp.stream.records import Records
+from streamapp.stream.recovery import Reread
 from streamapp.stream.task import InputRefused, Misaligned, Surroundings, Task
 from streamapp.stream.transport import Batch
 
@@ -25,10 +28,9 @@ TICK_INTERVAL = 1.0
 PROOF_MARGIN = 0.25
 """Seconds by which the clocks of two brokers may differ."""
 MESSAGE_BYTES = 512 * 1024
-FULL_ROWS = 50_000
+FULL_ROWS = 100_000
 FULL_BYTES = 32 << 20
 """Of messages: a transaction must be sent within its timeout."""
-LOG_APPEND_TIME = 1
 
 
 class JoinerTask(Task):
@@ -41,8 +43,8 @@ class JoinerTask(Task):
         self.predictions, self.outcomes = self.inputs
         self.joiner: Joiner
         self._held: dict[TP, deque[Batch]] = {tp: deque() for tp in self.inputs}
-        self._rows = self._bytes = 0
-        """Applied since the last commit."""
+        self._bytes = 0
+        """Of the messages that wait for the next commit."""
         self._ticked = float("-inf")
         self._broker: Acknowledged | None = None
         """The oldest answer of the broker whose time has not been used yet."""
@@ -75,10 +77,17 @@ class JoinerTask(Task):
         ):
             start = max(base, await reader.beginning(tp.topic, tp.partition))
             if start < applied:
-                async for records, _ in reader.read(tp.topic, tp.partition, start, applied):
+                self.recovery.reread[tp.topic] = again = Reread(start, applied)
+                async for records, _ in reader.columns(tp.topic, tp.partition, start, applied):
                     if records:
-                        reread(input_batch(records, decode))
+                        reread(input_batch(records, decode, self.quarantined(tp.topic)))
+                        again.records += len(records)
+                self.counters.add("reread", (self.role, self.around.topics.short(tp.topic)), again.records)
         self.joiner.restored()
+
+    def restart_position(self, tp: TP) -> int:
+        """Return the oldest offset that the joiner needs."""
+        return self.joiner.predictions_base if tp == self.predictions else self.joiner.outcomes_base
 
     async def handle(self, batch: Batch) -> None:
         """Take one fetched batch, and apply what is now in order.
@@ -125,13 +134,12 @@ class JoinerTask(Task):
     def digest(self, batch: Batch) -> None:
         """Decode and join a batch."""
         if batch.tp == self.predictions:
-            taken = input_batch(batch.records, decode_predictions)
+            taken = input_batch(batch.records, decode_predictions, self.quarantined(batch.tp.topic))
             self.joiner.predictions(taken)
         else:
-            taken = input_batch(batch.records, decode_outcomes)
+            taken = input_batch(batch.records, decode_outcomes, self.quarantined(batch.tp.topic))
             self.joiner.outcomes(taken)
-        self._rows += len(batch.records)
-        self._bytes += sum(map(len, filter(None, taken.values)))
+        self._bytes += batch.records.bytes
 
     def advance(self) -> None:
         """Let log time pass for what is proven to be at its end, and apply what is now in order.
@@ -166,22 +174,28 @@ class JoinerTask(Task):
     @property
     def full(self) -> bool:
         """Whether so much waits for a commit that no more should be applied."""
-        return self._rows >= FULL_ROWS or self._bytes >= FULL_BYTES
+        return self.waiting >= FULL_ROWS or self._bytes >= FULL_BYTES
+
+    @property
+    def half_full(self) -> bool:
+        """Whether half as much waits for a commit."""
+        return 2 * self.waiting >= FULL_ROWS or 2 * self._bytes >= FULL_BYTES
 
     def outcome(self) -> tuple[list[Record], Mapping[bytes, bytes | None]]:
         """Return scored messages, dead letters and ticks, and the joiner's changed state."""
         topics, config = self.around.topics, self.around.config
         output = self.joiner.take()
-        self._rows = self._bytes = 0
+        self._bytes = 0
         records = []
         messages: list[Any] = [part for arrivals in output.arrivals for part in split_arrivals(arrivals)]
         for batch in output.rows:
             messages.extend(split(batch, MESSAGE_BYTES))
-        for message in messages:
-            key = message.model.encode()
-            partition = int(murmur2([key])[0] & 0x7FFFFFFF) % config.scored_partitions
-            records.append(Record(topic=topics.scored, partition=partition, key=key, value=encode_scored(message)))
-        records.extend(dead_letter(topics, letter) for letter in output.dead_letters)
+        keys = [message.model.encode() for message in messages]
+        for message, key, partition in zip(messages, keys, partitions_of(keys, config.scored_partitions), strict=True):
+            value = encode_scored(message)
+            records.append(Record(topic=topics.scored, partition=int(partition), key=key, value=value))
+        # What was quarantined lies on dead-letters already: whoever did that put it there.
+        records.extend(dead_letter(topics, each) for each in output.dead_letters if each.reason != QUARANTINED)
         for status_key, count in output.counts.items():
             self.counters.add("events", status_key, count)
         for reason_key, count in output.rejected.items():
@@ -217,17 +231,17 @@ class JoinerTask(Task):
 
 
 def _check_timestamps(batch: Batch) -> None:
-    for record in (batch.records[0], batch.records[-1]):
-        if record.timestamp_type != LOG_APPEND_TIME:
-            raise InputRefused(
-                f"{batch.tp.topic}[{batch.tp.partition}] offset {record.offset}: expected the broker's timestamp, got"
-                " the producer's: set message.timestamp.type=LogAppendTime on the topic (streamapp topics --check tells"
-                " how); what was written before that cannot be joined, so begin with topics made anew"
-            )
+    if not batch.records.by_broker.all():
+        offset = batch.records.offsets[~batch.records.by_broker][0]
+        raise InputRefused(
+            f"{batch.tp.topic}[{batch.tp.partition}] offset {offset}: expected the broker's timestamp, got the"
+            " producer's: set message.timestamp.type=LogAppendTime on the topic (streamapp topics --check tells how);"
+            " what was written before that cannot be joined, so begin with topics made anew"
+        )
 
 
 def _head(batch: Batch) -> float:
-    return batch.records[0].timestamp / 1000 if batch.records else float("-inf")
+    return float(batch.records.timestamps[0]) / 1000 if batch.records else float("-inf")
 
 
 def split_arrivals(arrivals: Arrivals) -> Iterator[Arrivals]:
@@ -243,13 +257,14 @@ def split_arrivals(arrivals: Arrivals) -> Iterator[Arrivals]:
     yield replace(arrivals, groups=tuple(groups))
 
 
-def input_batch(records: list[Any], decode: Any) -> InputBatch:
-    """Return aiokafka's records as the joiner takes them."""
-    values = [record.value for record in records]
+def input_batch(records: Records, decode: Any, quarantined: Collection[int] = ()) -> InputBatch:
+    """Return records as the joiner takes them, those at quarantined offsets as rejected ones."""
+    if quarantined:
+        decode = leave_out(decode, records.offsets.tolist(), quarantined)
     return InputBatch(
-        offsets=[record.offset for record in records],
-        timestamps=[record.timestamp / 1000 for record in records],
-        keys=[record.key for record in records],
-        values=values,
-        events=decode(values),
+        offsets=records.offsets,
+        timestamps=records.timestamps / 1000,
+        keys=records.keys,
+        values=records.values,
+        events=decode(records.values),
     )

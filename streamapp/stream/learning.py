@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
 import msgspec
+from faust.types import TP
 from msgspec import Struct
 
 from streamapp.artifacts import ArtifactStore
@@ -21,6 +22,7 @@ from streamapp.stream.checkpoint import InputMark
 from streamapp.stream.cloudevents import cloud_event
 from streamapp.stream.codec import decode_retrain, decode_scored
 from streamapp.stream.producer import Record
+from streamapp.stream.quarantine import QUARANTINED
 from streamapp.stream.reader import Reader
 from streamapp.stream.recent import Recent
 from streamapp.stream.task import Surroundings, Task
@@ -62,8 +64,10 @@ class LearnerTask(Task):
         super().__init__(partition, around, (around.topics.retrain,))
         self.store: Store = ArtifactStore(around.config.artifacts_url)
         self.retry_seconds = RETRY_SECONDS
-        self.failure: BaseException | None = None
+        self.failure: Exception | None = None
         """What ended a job that should not have ended."""
+        self._failed_at = 0
+        """Offset of the request of that job."""
         self.last_learned: dict[str, float] = {}
         """By model: log time of the newest scored message that a job has learned from."""
         self.updates = Recent("model-updates")
@@ -87,6 +91,10 @@ class LearnerTask(Task):
         """Begin a job for each request."""
         for record in batch.records:
             if record.offset in self._done or record.offset in self._jobs:
+                continue
+            if record.offset in self.quarantined(batch.tp.topic):
+                self.counters.add("rejected", ("retrain", QUARANTINED))
+                self._done.add(record.offset)
                 continue
             try:
                 request = decode_retrain(record.value if record.value is not None else b"")
@@ -115,7 +123,7 @@ class LearnerTask(Task):
             logger.warning("%s: request at offset %d refused: %s", self, record.offset, error)
             self._refuse(record, error)
         except Exception as error:
-            self.failure = error
+            self.failure, self._failed_at = error, record.offset
             return
         self._done.add(record.offset)
         self._jobs.pop(record.offset, None)
@@ -142,6 +150,10 @@ class LearnerTask(Task):
         )
         at = await self._feed(learner, request)
         result = learner.result()
+        if result.refused is not None:
+            assert parent is not None
+            self.counters.add("recoveries", (self.role, "artifact_refused"))
+            logger.warning("%s: artifact %s is left out: %s", self, parent.artifact.uri, result.refused)
         logger.info(
             "%s: %s/%s %s %s after %d rows (loss %s against %s): %s",
             self,
@@ -237,6 +249,14 @@ class LearnerTask(Task):
         (tp,) = self.inputs
         mark = self.marks[tp]
         return {tp: mark.at(min([mark.position, *self._jobs]))}
+
+    def place(self) -> tuple[TP, int]:
+        """Return where a failure was: behind the request whose job failed."""
+        return (self.inputs[0], self._failed_at + 1) if self.failure is not None else super().place()
+
+    def suspect(self) -> tuple[TP, int] | None:
+        """Return the request whose job failed."""
+        return (self.inputs[0], self._failed_at) if self.failure is not None else None
 
     @property
     def learning(self) -> int:

@@ -1,6 +1,9 @@
 """The monitor's task: ``scored`` in, signals and retrain requests out."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from time import monotonic
 
 from streamapp.core.events import Position, RetrainRequest, Signal
 from streamapp.core.monitor import Monitor
@@ -9,10 +12,17 @@ from streamapp.errors import DecodeError
 from streamapp.stream.cloudevents import cloud_event
 from streamapp.stream.codec import decode_scored
 from streamapp.stream.producer import Record
+from streamapp.stream.quarantine import QUARANTINED
 from streamapp.stream.reader import Reader
 from streamapp.stream.recent import Recent
+from streamapp.stream.recovery import Reread
 from streamapp.stream.task import Surroundings, Task
 from streamapp.stream.transport import Batch
+
+PIECE = 8
+"""Messages applied between two looks at the clock."""
+BREATH = 0.005
+"""Seconds of work after which the loop's other work goes on."""
 
 
 class MonitorTask(Task):
@@ -25,6 +35,8 @@ class MonitorTask(Task):
         self.monitor: Monitor
         self.signals = Recent("signals")
         self.requests = Recent("retrain")
+        self.forgotten: list[tuple[str, str | None]] = []
+        """Models, each with a group or None for the whole, that were dropped; whoever shows them empties it."""
         self._committed = 0
         """Messages before this offset were applied before: those that nobody could read are dead letters already."""
         self.restored: tuple[ModelReport, ...] = ()
@@ -42,12 +54,36 @@ class MonitorTask(Task):
             mark = self.marks[tp]
             self._committed = mark.position
             self.marks[tp] = mark.at(min(mark.position, self.monitor.applied))
+            if self.position(tp) < self._committed:
+                self.recovery.reread[tp.topic] = Reread(self.position(tp), self._committed)
         else:
             self.monitor = Monitor(self.partition, self.around.settings)
 
+    async def handle(self, batch: Batch) -> None:
+        """Apply one fetched batch, a few messages at a time: many models speak at once, and the loop must come round.
+
+        Raises:
+            Misaligned: something is missing before it.
+        """
+        began = monotonic()
+        for piece in _pieces(batch):
+            if self.parked is not None:
+                return
+            await super().handle(piece)
+            if monotonic() - began > BREATH:
+                await asyncio.sleep(0)
+                began = monotonic()
+
     def digest(self, batch: Batch) -> None:
         """Apply each message, one by one: float sums must not depend on what a fetch brought."""
+        quarantined = self.quarantined(batch.tp.topic)
         for record in batch.records:
+            if record.offset < self._committed:
+                self.counters.add("reread", (self.role, "scored"))
+            if record.offset in quarantined:
+                if record.offset >= self._committed:
+                    self.counters.add("rejected", ("scored", QUARANTINED))
+                continue
             try:
                 message = decode_scored(record.value if record.value is not None else b"")
             except DecodeError as error:
@@ -58,6 +94,16 @@ class MonitorTask(Task):
             position = Position(self.partition, record.offset, record.timestamp / 1000)
             for event in self.monitor.apply(message, position):
                 self._say(event)
+        self._forget(self.monitor.take_forgotten())
+
+    def _forget(self, names: list[tuple[str, str | None]]) -> None:
+        """Drop what else there is of models and groups that have been silent for too long."""
+        for model, group in names:
+            self.counters.forget(model, group)
+            if group is None:
+                self.signals.forget(model)
+                self.requests.forget(model)
+        self.forgotten += names
 
     def _say(self, event: Signal | RetrainRequest) -> None:
         topics = self.around.topics
@@ -74,3 +120,16 @@ class MonitorTask(Task):
         """Return signals and requests, and the models whose state changed."""
         outputs, self._outputs = self._outputs, []
         return outputs, {**self.monitor.take(), **self.signals.take(), **self.requests.take()}
+
+
+def _pieces(batch: Batch) -> Iterator[Batch]:
+    """Cut a batch so that each piece begins where the one before it ends."""
+    start = batch.start
+    for first in range(0, len(batch.records), PIECE):
+        records = batch.records[first : first + PIECE]
+        is_last = first + PIECE >= len(batch.records)
+        end = batch.end if is_last else int(records.offsets[-1]) + 1
+        yield replace(batch, start=start, end=end, records=records)
+        start = end
+    if not batch.records:
+        yield batch

@@ -1,15 +1,17 @@
 """One task's way out: everything that follows from its input, in one transaction, or not at all."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Protocol, TypeVar
 
 import aiokafka
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerFenced, RecordListTooLargeError
+from msgspec import Struct
 
 from streamapp.config import ProcessConfig
+from streamapp.core.hashing import murmur2
 from streamapp.errors import StreamappError
 from streamapp.stream.deadline import within
 
@@ -38,8 +40,7 @@ class Fenced(CommitFailed):
     """Another worker has taken this task over. Nothing that we write is seen any more."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(Struct, frozen=True, kw_only=True):
     """One record to be sent."""
 
     topic: str
@@ -171,20 +172,57 @@ def producer(config: ProcessConfig, role: str, partition: int) -> Producer:
 
 
 async def _send(kafka: aiokafka.AIOKafkaProducer, records: Sequence[Record]) -> Acknowledged:
-    futures: list[asyncio.Future[Any]] = []
+    # In batches that are filled here: sent one by one, each record would cost several times as much.
+    sending = [
+        asyncio.ensure_future(_send_to(kafka, topic, partition, some))
+        for (topic, partition), some in (await _placed(kafka, records)).items()
+    ]
     try:
-        for r in records:
-            sent = await kafka.send(r.topic, value=r.value, key=r.key, partition=r.partition, headers=list(r.headers))
-            futures.append(sent)
         # Every one is awaited: aiokafka commits happily after a failed send.
-        answers: list[Any] = await asyncio.gather(*futures)
+        answers = [answer for some in await asyncio.gather(*sending) for answer in some]
     except BaseException:
-        for future in futures:
-            future.cancel()  # else each would say on its own that nobody asked for its error
+        for each in sending:
+            each.cancel()  # else each would say on its own that nobody asked for its error
         raise
     received = monotonic()
     times = [a.timestamp for a in answers if a.timestamp_type == 1 and a.timestamp is not None]
     return Acknowledged(max(times) / 1000 if times else None, received)
+
+
+async def _placed(kafka: aiokafka.AIOKafkaProducer, records: Iterable[Record]) -> dict[tuple[str, int], list[Record]]:
+    """Return records by topic and partition; what names no partition goes where its key belongs."""
+    placed: dict[tuple[str, int], list[Record]] = {}
+    keyed: dict[str, list[Record]] = {}
+    for record in records:
+        if record.partition is None:
+            keyed.setdefault(record.topic, []).append(record)
+        else:
+            placed.setdefault((record.topic, record.partition), []).append(record)
+    for topic, some in keyed.items():
+        partitions = len(await kafka.partitions_for(topic))
+        places = (murmur2([record.key or b"" for record in some]) & 0x7FFFFFFF) % partitions
+        for place, record in zip(places.tolist(), some, strict=True):
+            placed.setdefault((topic, place), []).append(record)
+    return placed
+
+
+async def _send_to(
+    kafka: aiokafka.AIOKafkaProducer, topic: str, partition: int, records: Iterable[Record]
+) -> list[Any]:
+    """Send records to one partition, in order, and return the broker's answers."""
+    answers: list[Any] = []
+    batch = kafka.create_batch()
+    for record in records:
+        size = len(record.key or b"") + len(record.value or b"")
+        if size > MOST_BYTES:
+            raise MessageSizeTooLargeError(f"a record for {topic} has {size} bytes; {MOST_BYTES} is the most")
+        given = {"key": record.key, "value": record.value, "timestamp": None, "headers": list(record.headers)}
+        if batch.append(**given) is None:  # it is full
+            answers.append(await kafka.send_batch(batch, topic, partition=partition))
+            batch = kafka.create_batch()
+            batch.append(**given)  # the first one always fits
+    answers.append(await kafka.send_batch(batch, topic, partition=partition))
+    return await asyncio.gather(*answers)
 
 
 async def _within(seconds: float, work: Awaitable[_T], what: str) -> _T:

@@ -1,18 +1,32 @@
 """Read a stretch of a partition from outside the consumer group: checkpoints, re-reads, what a learner asks for."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
+import contextlib
+import sys
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from operator import attrgetter
+from typing import Any, TypeVar
 
 import aiokafka
 from aiokafka import TopicPartition
+from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.errors import OffsetOutOfRangeError
 
 from streamapp.config import ProcessConfig
 from streamapp.errors import CheckpointError, StreamappError
+from streamapp.stream.identity import ids_of
+from streamapp.stream.records import Records
+from streamapp.stream.unpack import unpack
 
+POLL = 0.2
+"""Seconds to wait for records at a time."""
 READ_DEADLINE = 60.0
 """Seconds without any progress after which a read fails."""
+
+
+_offset = attrgetter("offset")
+_Many = TypeVar("_Many", list[Any], Records)
 
 
 class NoAnswer(StreamappError):
@@ -36,6 +50,7 @@ class Reader:
             max_partition_fetch_bytes=1 << 22,
             **config.security(),
         )
+        self._config = config
         self._committed = config.transactions
 
     async def __aenter__(self) -> "Reader":
@@ -56,6 +71,32 @@ class Reader:
         tp = TopicPartition(topic, partition)
         return int((await self._consumer.beginning_offsets([tp]))[tp])
 
+    async def end(self, topic: str, partition: int) -> int:
+        """Return the offset that the next record will have."""
+        tp = TopicPartition(topic, partition)
+        return int((await self._consumer.end_offsets([tp]))[tp])
+
+    async def topic_ids(self, topics: Iterable[str]) -> Mapping[str, str]:
+        """Return the id of each topic that the broker tells one of."""
+        security = self._config.security()
+        return await asyncio.to_thread(ids_of, self._config.broker, tuple(topics), **security)
+
+    async def record(self, topic: str, partition: int, offset: int) -> Any:
+        """Return one record, None if there is none at that offset.
+
+        Raises:
+            CheckpointError: *offset* is no longer, or not yet, in the log.
+            NoAnswer: the broker hands out nothing.
+        """
+        # A broker hands out one whole batch at least, and here no more than that.
+        fetcher = self._consumer._fetcher
+        usual, fetcher._max_partition_fetch_bytes = fetcher._max_partition_fetch_bytes, 1
+        try:
+            async for records, _ in self.read(topic, partition, offset, offset + 1):
+                return records[0] if records and records[0].offset == offset else None
+        finally:
+            fetcher._max_partition_fetch_bytes = usual
+
     async def read(
         self, topic: str, partition: int, start: int | None = None, end: int | None = None, *, follow: bool = False
     ) -> AsyncIterator[tuple[list[Any], int]]:
@@ -72,25 +113,63 @@ class Reader:
             CheckpointError: *start* is no longer, or not yet, in the log; or the log ends before *end*.
             NoAnswer: the broker hands out nothing.
         """
-        tp = TopicPartition(topic, partition)
         if start is None:
             start = await self.beginning(topic, partition)
+        async for part in self._stretch(self._objects, TopicPartition(topic, partition), start, end, follow=follow):
+            yield part
+
+    async def columns(self, topic: str, partition: int, start: int, end: int) -> AsyncIterator[tuple[Records, int]]:
+        """Yield the same as :meth:`read` as columns, in a fraction of its time.
+
+        Raises:
+            CheckpointError: as :meth:`read`.
+            NoAnswer: likewise.
+        """
+        async for part in self._stretch(self._columns, TopicPartition(topic, partition), start, end, follow=False):
+            yield part
+
+    async def _objects(self, tp: TopicPartition) -> list[Any]:
+        got = await self._consumer.getmany(tp, timeout_ms=int(1000 * POLL))
+        return list(got.get(tp, []))
+
+    async def _columns(self, tp: TopicPartition) -> Records:
+        fetcher = self._consumer._fetcher
+        if tp not in fetcher._records:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(fetcher._create_fetch_waiter(), POLL)
+        fetched = fetcher._records.pop(tp, None)
+        fetcher._notify(fetcher._wait_consume_future)
+        if fetched is None:
+            return Records.of([])
+        if not isinstance(fetched, FetchResult):
+            fetched.check_raise()
+        return unpack(fetched, sys.maxsize)
+
+    async def _stretch(
+        self,
+        get: Callable[[TopicPartition], Awaitable[_Many]],
+        tp: TopicPartition,
+        start: int,
+        end: int | None,
+        *,
+        follow: bool,
+    ) -> AsyncIterator[tuple[_Many, int]]:
+        topic, partition = tp
         self._consumer.assign([tp])
         self._consumer.seek(tp, start)
         position, waited = start, 0.0
         while end is None or position < end:
             try:
-                got = await self._consumer.getmany(tp, timeout_ms=200)
+                records = await get(tp)
             except OffsetOutOfRangeError:
                 raise CheckpointError(
                     f"{topic}[{partition}] does not hold offset {start}: the topic was truncated or made anew"
                 ) from None
-            records = got.get(tp, [])
             before, position = position, await self._consumer.position(tp)
             if records or position > before:
                 waited = 0.0
                 if end is not None and position > end:
-                    records = [record for record in records if record.offset < end]
+                    records = records[: bisect_left(records, end, key=_offset)]
                     position = max(end, before)
                 yield records, position
             elif follow:
@@ -98,7 +177,7 @@ class Reader:
             elif end is None and self._at_end(tp, position):
                 return
             else:
-                waited += 0.2
+                waited += POLL
                 if waited > READ_DEADLINE:
                     if self._at_end(tp, position):
                         raise CheckpointError(

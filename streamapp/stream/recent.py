@@ -29,6 +29,11 @@ class Recent:
         self._events.setdefault(model, deque(maxlen=KEPT)).append(msgspec.to_builtins(event))
         self._changed.add(model)
 
+    def forget(self, model: str) -> None:
+        """Drop a model's events."""
+        if self._events.pop(model, None) is not None:
+            self._changed.add(model)
+
     def of(self, model: str) -> list[Any]:
         """Return a model's events as their topics have them, oldest first."""
         return list(self._events.get(model, ()))
@@ -40,7 +45,10 @@ class Recent:
     def take(self) -> dict[bytes, bytes | None]:
         """Return the checkpoint entries that changed since the last call."""
         changed, self._changed = self._changed, set()
-        return {self._prefix + model.encode(): _encoded(self._events[model]) for model in changed}
+        return {
+            self._prefix + model.encode(): _encoded(self._events[model]) if model in self._events else None
+            for model in changed
+        }
 
     def restore(self, entries: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
         """Take what is ours from a checkpoint's entries, and return the others."""

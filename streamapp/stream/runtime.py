@@ -20,10 +20,12 @@ from streamapp.config import ProcessConfig, Role
 from streamapp.core.settings import Settings
 from streamapp.errors import CheckpointError, ConfigError
 from streamapp.stream.deadline import within
+from streamapp.stream.failures import Failures
 from streamapp.stream.joining import JoinerTask
 from streamapp.stream.learning import LearnerTask
 from streamapp.stream.monitoring import MonitorTask
-from streamapp.stream.producer import CommitFailed, Producer, TooLarge, producer
+from streamapp.stream.parking import Parking
+from streamapp.stream.producer import CommitFailed, Fenced, Producer, TooLarge, producer
 from streamapp.stream.reader import Reader
 from streamapp.stream.task import InputRefused, Misaligned, Surroundings, Task
 from streamapp.stream.topics import Topics
@@ -37,6 +39,12 @@ TASKS: dict[Role, Callable[[int, Surroundings], Task]] = {
     "monitor": MonitorTask,
     "learner": LearnerTask,
 }
+BREATH = 0.002
+TURNS = 8
+"""Turns of the loop after a batch that took longer than that: a commit takes some thirty, and would otherwise wait for as
+many batches."""
+BEHIND = 4
+"""Commit intervals between two commits of a task that is far behind."""
 FINAL_COMMIT_DEADLINE = 5.0
 SHUTDOWN_DEADLINE = 10.0
 
@@ -50,6 +58,8 @@ class Runtime:
         config: Of the process.
         settings: Of the models.
         roles: Which tasks this process may own.
+        recoveries: What processes before this one counted, by role and reason.
+        make: Makes a task, by role.
         leave: Called last when the process must end, with its exit code.
         reader: Makes what reads a stretch of a partition.
         producer: Makes what a task, by role and partition, writes with.
@@ -65,6 +75,8 @@ class Runtime:
         settings: Settings,
         roles: tuple[Role, ...],
         *,
+        recoveries: Mapping[tuple[str, str], int] | None = None,
+        make: Mapping[Role, Callable[[int, Surroundings], Task]] = TASKS,
         leave: Callable[[int], None] = os._exit,
         reader: Callable[[ProcessConfig], Reader] = Reader,
         producer: Callable[[ProcessConfig, str, int], Producer] = producer,
@@ -76,10 +88,12 @@ class Runtime:
         self.tasks: dict[TaskKey, Task] = {}
         self.ready = False
         """Whether every assigned task runs."""
-        self.recoveries: dict[tuple[str, str], int] = {}
+        self.recoveries = dict(recoveries or {})
         """By (role, reason)."""
         self.ending: str | None = None
         """Why the process ends, once it does."""
+        self.ended_by: tuple[str, str] | None = None
+        """The same as (role, reason), where it ends for a failure."""
         self._exit_code = 0
         self._suspended = True
         """Between two assignments nobody knows what is ours, so nothing is committed."""
@@ -100,6 +114,9 @@ class Runtime:
             producer=producer,
             monotonic=monotonic,
         )
+        self.parking = Parking(self.around, self.tasks, self._parked, self._mended)
+        self._make = make
+        self._failures = Failures(self.around, make, self._end_for, self.parking.park)
         if "learner" in roles:
             ArtifactStore(config.artifacts_url)  # refused now rather than by the first partition
         self._roles_of: dict[str, Role] = {
@@ -153,7 +170,10 @@ class Runtime:
                 logger.info("%s: given up", self.tasks[key])
                 await self._quietly(self.tasks.pop(key).close())
             fresh = [key for key in wanted if key not in self.tasks]
-            await asyncio.gather(*(self._open(role, partition) for role, partition in fresh))
+            await asyncio.gather(
+                self.parking.recognise(),
+                *(self._open(role, partition) for role, partition in fresh),
+            )
         for task in self.tasks.values():
             task.progressed = self.around.monotonic()
         if self.ending is None and self._shutting_down is None:
@@ -177,32 +197,42 @@ class Runtime:
 
     async def _open(self, role: Role, partition: int) -> None:
         try:
-            task = TASKS[role](partition, self.around)
+            task = self._make[role](partition, self.around)
         except Exception as error:
-            self.end(f"{role}-{partition}: cannot take over: {error}", error)
+            self.end(f"{role}-{partition}: cannot take over: {error}", error, role=role)
             return
         try:
             await task.open()
         except CheckpointError as error:
-            self._park(task, "checkpoint", str(error))
+            self.parking.park(task, "checkpoint", str(error))
         except asyncio.CancelledError:
             await task.close()
             raise
         except Exception as error:
-            await task.close()
-            self.end(f"{task}: cannot take over: {error}", error)
-            return
+            await self._failures.failed(task, error, "cannot take over")
+            if self.ending is not None:
+                await task.close()
+                return
         else:
-            positions = ", ".join(f"{tp.topic}@{mark.position}" for tp, mark in task.marks.items())
-            logger.info("%s: restored in %.2f s, going on from %s", task, task.restored_in, positions)
+            self.count_recovery(role, task.recovery.reason)
+            positions = {tp.topic: mark.position for tp, mark in task.marks.items()}
+            logger.info(
+                "%s: %s; goes on from %s",
+                task,
+                task.recovery,
+                ", ".join(f"{topic}@{position}" for topic, position in positions.items()),
+                extra={"details": {"task": str(task), **task.recovery.details(), "positions": positions}},
+            )
         self.tasks[role, partition] = task
 
-    def _park(self, task: Task, reason: str, text: str) -> None:
-        logger.error("%s: parked (%s): %s", task, reason, text)
-        task.parked, task.parked_for = text, reason
+    def _parked(self, task: Task) -> None:
         self.ready = False
-        self.count_recovery(task.role, f"parked_{reason}")
+        self.count_recovery(task.role, f"parked_{task.parked_for}")
         self._consumer.pause_partitions(task.inputs)
+
+    def _mended(self, task: Task) -> None:
+        why = f"{task}: its checkpoint was changed by somebody else: beginning anew from it"
+        self.end(why, reason="mended", role=task.role)
 
     async def positions(self, assignment: Iterable[TP]) -> Mapping[TP, int]:
         """Return where each assigned partition is to be read from. Parked ones have no place."""
@@ -239,14 +269,18 @@ class Runtime:
             if task.full:
                 await self._commit(task)
                 task.advance()
+            if self.around.monotonic() - began > BREATH:
+                for _ in range(TURNS):
+                    await asyncio.sleep(0)
         except InputRefused as error:
-            self._park(task, "timestamps", str(error))
+            self.parking.park(task, "timestamps", str(error))
         except Misaligned as stray:
             logger.debug("%s: stray batch at %d of %s", task, batch.start, stray)
             await self._seek(stray)
         except Exception as error:
-            records = f"{batch.tp.topic}[{batch.tp.partition}] offsets {batch.start} to {batch.end - 1}"
-            self.end(f"{task}: failed on {records}: {error!r}", error)
+            on = task.applying or batch
+            records = f"{on.tp.topic}[{on.tp.partition}] offsets {on.start} to {on.end - 1}"
+            await self._failures.failed(task, error, f"failed on {records}")
 
     async def _seek(self, stray: Misaligned) -> None:
         if self._suspended:
@@ -267,9 +301,9 @@ class Runtime:
         if task is not None and task.parked is None:
             if isinstance(failure.error, OffsetOutOfRangeError):
                 why = "the log does not hold the task's position: it was truncated, made anew, or retention overtook it"
-                self._park(task, "position", f"{failure}: {why}")
+                self.parking.park(task, "position", f"{failure}: {why}")
             else:
-                self._park(task, "input", str(failure))
+                self.parking.park(task, "input", str(failure))
 
     # -- what goes out -----------------------------------------------------------------------------------------------
 
@@ -289,44 +323,63 @@ class Runtime:
 
     async def _round(self) -> None:
         due = []
-        for task in self.tasks.values():
+        for task in list(self.tasks.values()):
             if task.parked is not None:
                 continue
-            task.advance()
+            try:
+                task.advance()
+            except Exception as error:
+                await self._failures.failed(task, error, "failed as time went on")
+                continue
             if isinstance(task, JoinerTask):
                 self._throttle(task)
             if isinstance(task, LearnerTask) and task.failure is not None:
                 if isinstance(task.failure, CheckpointError | ConfigError):
-                    self._park(task, "artifact", str(task.failure))
-                    continue
-                self.end(f"{task}: a job failed: {task.failure!r}", task.failure)
-                return
-            if task.wants_commit:
+                    self.parking.park(task, "artifact", str(task.failure))
+                else:
+                    await self._failures.failed(task, task.failure, "a job failed")
+                continue
+            if task.wants_commit and not self._may_wait(task):
                 due.append(task)
         await self._commit_all(due)
         self._end_if(self._watchdog.stuck(self.tasks.values(), self.lag))
 
+    def _may_wait(self, task: Task) -> bool:
+        """Tell whether a commit may be put off.
+
+        A transaction costs about the same for few rows as for many. Where more is left to be read than waits to be
+        committed, nobody waits for these rows in particular.
+        """
+        if task.committed_at is None or task.half_full or sum(self.lag(task).values()) <= task.waiting:
+            return False
+        return self.around.monotonic() - task.committed_at < BEHIND * self.config.commit_interval
+
     async def _commit_all(self, tasks: Iterable[Task], *, last: bool = False) -> None:
-        await asyncio.gather(*(self._commit(task, last=last) for task in tasks))
+        async with asyncio.TaskGroup() as commits:
+            for task in list(tasks):
+                commits.create_task(self._commit(task, last=last))
+                await asyncio.sleep(0)  # what to commit is worked out there: the loop comes round between two tasks
 
     async def _commit(self, task: Task, *, last: bool = False) -> None:
         """Commit one task; end the process if that fails."""
+        try:
+            await self._try_commit(task, last)
+        except CommitFailed as error:
+            reason = "fenced" if isinstance(error, Fenced) else "aborted"
+            self.end(f"{task}: {error}", error, reason=reason, role=task.role)
+        except (CheckpointError, TooLarge) as error:
+            self.parking.park(task, "commit", str(error))
+        except Exception as error:
+            await self._failures.failed(task, error, "commit failed")
+
+    async def _try_commit(self, task: Task, last: bool) -> None:
         async with task.committing:
             # Asked here, since all of it may have changed while another commit was waited for.
             if self.ending is not None or task.parked is not None or (self._suspended and not last):
                 return
             if not task.wants_commit:
                 return
-            try:
-                answer = await task.producer.commit(task.take())
-            except CommitFailed as error:
-                self.end(f"{task}: {error}", error, reason=type(error).__name__.lower())
-            except (CheckpointError, TooLarge) as error:
-                self._park(task, "commit", str(error))
-            except Exception as error:
-                self.end(f"{task}: commit failed: {error!r}", error)
-            else:
-                task.acknowledged(answer)
+            task.acknowledged(await task.producer.commit(task.take()))
 
     def lag(self, task: Task) -> dict[TP, int]:
         """Return how far a task is behind each of its inputs, in offsets."""
@@ -349,21 +402,28 @@ class Runtime:
 
     # -- how it ends -------------------------------------------------------------------------------------------------
 
-    def end(self, why: str, error: BaseException | None = None, *, reason: str = "failed") -> None:
+    def end(
+        self, why: str, error: BaseException | None = None, *, reason: str = "failed", role: str = "worker"
+    ) -> None:
         """End the process, non-zero: a restart resumes from what the broker committed."""
         self._exit_code = 1
         if self.ending is not None:
             return
         known = error is None or isinstance(error, CommitFailed | CheckpointError)
-        logger.error("ending (%s): %s", reason, why, exc_info=None if known else error)
-        self.ending = why
+        details = {"event": "ending", "role": role, "reason": reason}
+        logger.error("ending (%s): %s", reason, why, exc_info=None if known else error, extra={"details": details})
+        self.ending, self.ended_by = why, (role, reason)
+        self.count_recovery(role, reason)
         self.ready = False
         if self._shutting_down is None:
             self._shutting_down = asyncio.ensure_future(self._shut_down(commit=False))
 
+    def _end_for(self, why: str, error: BaseException, task: Task) -> None:
+        self.end(why, error, role=task.role)
+
     def _end_if(self, why: str | None) -> None:
         if why is not None:
-            self.end(why)
+            self.end(why, reason="stuck")
 
     def stop(self) -> None:
         """End the process in order: commit, let go, leave the group, exit 0."""

@@ -6,7 +6,7 @@ A task is driven by the runtime: ``open`` takes it over and restores it, ``handl
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any
@@ -18,10 +18,11 @@ from streamapp.config import ProcessConfig, Role
 from streamapp.core.events import DeadLetter
 from streamapp.core.settings import Settings
 from streamapp.errors import CheckpointError, DecodeError
-from streamapp.stream.checkpoint import Checkpoint, InputMark
+from streamapp.stream.checkpoint import Checkpoint, Failure, InputMark
 from streamapp.stream.dead_letters import dead_letter
 from streamapp.stream.producer import Acknowledged, Producer, Record, producer
 from streamapp.stream.reader import Reader
+from streamapp.stream.recovery import Recovery
 from streamapp.stream.topics import Topics
 from streamapp.stream.transport import Batch, EndProof
 
@@ -53,11 +54,21 @@ class Counters:
     """By (model, group, reason)."""
     updates: dict[tuple[str, ...], int] = field(default_factory=dict)
     """By (model, group, status)."""
+    reread: dict[tuple[str, str], int] = field(default_factory=dict)
+    """By (role, topic): records that were applied before, and were read again to restore a task."""
+    recoveries: dict[tuple[str, str], int] = field(default_factory=dict)
+    """By (role, reason): what tasks left out and went on without."""
 
     def add(self, name: str, key: tuple[str, ...], count: int = 1) -> None:
         """Count *count* more of *key* under *name*."""
         counts: dict[tuple[str, ...], int] = getattr(self, name)
         counts[key] = counts.get(key, 0) + count
+
+    def forget(self, model: str, group: str | None) -> None:
+        """Drop the counts of a group, or of a whole model."""
+        for counts in (self.signals, self.retrain, self.updates):
+            for key in [key for key in counts if key[0] == model and group in (None, key[1])]:
+                del counts[key]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,8 +109,12 @@ class Task(ABC):
         self.progressed = around.monotonic()
         """Monotonic time at which something was last applied, or nothing was there to apply."""
         self.committed_at: float | None = None
-        self.restored_in = 0.0
+        self.recovery = Recovery()
+        self.applying: Batch | None = None
+        """What is being applied, or could not be applied to its end."""
         self.commits = 0
+        self.waiting = 0
+        """Records that were applied since the last commit was taken."""
         self.committing = asyncio.Lock()
         self.producer = around.producer(around.config, self.role, partition)
         self.checkpoint = Checkpoint(around.topics.checkpoints(self.role), partition)
@@ -123,13 +138,18 @@ class Task(ABC):
             if entries is None:
                 await self._first_time(reader)
             else:
+                identified = len(self.checkpoint.logs)
                 self.marks = await self.checkpoint.verify(reader, self.inputs)
+                self._dirty = len(self.checkpoint.logs) > identified
+            self.recovery.found(entries)
             try:
                 await self.restore(reader, entries or {})
             except (msgspec.DecodeError, ValueError, LookupError) as error:
                 raise CheckpointError(f"{self.checkpoint}: it cannot be read ({error!r}): it is damaged") from error
+        for tp in self.inputs:
+            self.checkpoint.passed(tp.topic, self.restart_position(tp))
         self.progressed = self.around.monotonic()
-        self.restored_in = self.progressed - began
+        self.recovery.seconds = self.progressed - began
 
     async def _first_time(self, reader: Reader) -> None:
         for tp in self.inputs:
@@ -140,11 +160,21 @@ class Task(ABC):
                     f" the consumer group's offsets of {tp.topic} to begin at the start of the log on purpose"
                 )
             self.marks[tp] = InputMark(position=await reader.beginning(tp.topic, tp.partition))
+        self.checkpoint.identify(await reader.topic_ids([tp.topic for tp in self.inputs]))
+        self.checkpoint.begin(self.marks)
         self._dirty = True
 
     @abstractmethod
     async def restore(self, reader: Reader, entries: Mapping[bytes, bytes]) -> None:
         """Build the core's state from checkpoint entries (none at all the first time)."""
+
+    def restart_position(self, tp: TP) -> int:
+        """Return, once restored, the oldest offset that was read again for it."""
+        return self.position(tp)
+
+    def quarantined(self, topic: str) -> Collection[int]:
+        """Return the offsets of an input that are left out, since their records were moved to ``dead-letters``."""
+        return self.checkpoint.quarantined.get(topic, ())
 
     def position(self, tp: TP) -> int:
         """Return the next offset to apply, which is where the partition is to be read from."""
@@ -173,12 +203,15 @@ class Task(ABC):
         # Read twice, around a seek. To seek again would be answered by yet another batch that was read twice.
         if batch.end <= position:
             return None
-        return replace(batch, start=position, records=[r for r in batch.records if r.offset >= position])
+        return replace(batch, start=position, records=batch.records.since(position))
 
     def apply(self, batch: Batch) -> None:
         """Apply one batch that begins at the task's position."""
+        self.applying = batch
         if batch.records:
             self.digest(batch)
+        self.applying = None
+        self.waiting += len(batch.records)
         self.marks[batch.tp] = self.marks[batch.tp].moved(batch)
         self.progressed = self.around.monotonic()
         self._dirty = True
@@ -200,11 +233,21 @@ class Task(ABC):
         """Whether so much waits for a commit that nothing more should be applied before it."""
         return False
 
+    @property
+    def half_full(self) -> bool:
+        """Whether so much waits for a commit that it should not be put off."""
+        return False
+
     def take(self) -> list[Record]:
         """Return all that is to be committed now: outputs, changed state, positions."""
         outputs, entries = self.outcome()
         self._dirty = False
-        return outputs + self.checkpoint.records(entries, self.stored_marks())
+        self.waiting = 0
+        marks = self.stored_marks()
+        failure = self.checkpoint.failure
+        if failure is not None and marks[TP(failure.topic, self.partition)].position >= failure.end:
+            self.checkpoint.failure = None
+        return outputs + self.checkpoint.records(entries, marks)
 
     def stored_marks(self) -> Mapping[TP, InputMark]:
         """Return what the checkpoint is to say of the inputs."""
@@ -218,6 +261,31 @@ class Task(ABC):
         """Hear that what was last taken is committed."""
         self.commits += 1
         self.committed_at = self.around.monotonic()
+
+    def place(self) -> tuple[TP, int]:
+        """Return an input, and the offset that must be passed before a failure there is behind us."""
+        if self.applying is not None:
+            return self.applying.tp, self.applying.end
+        return self.inputs[0], self.position(self.inputs[0]) + 1
+
+    def suspect(self) -> tuple[TP, int] | None:
+        """Return the record that a failure is known to come from, None where that has to be found out."""
+        return None
+
+    async def note_failure(self) -> int:
+        """Store that what was handed in could not be applied; return how often in a row that has happened here.
+
+        The count is kept in the checkpoint, beside what was committed last: so it is that of all workers together.
+
+        Raises:
+            CommitFailed: it could not be stored.
+        """
+        tp, end = self.place()
+        known = self.checkpoint.failure or Failure(tp.topic, end, 0)
+        failure = Failure(known.topic, max(known.end, end) if known.topic == tp.topic else known.end, known.count + 1)
+        async with self.committing:
+            await self.producer.commit([self.checkpoint.note(failure)])
+        return failure.count
 
     async def close(self) -> None:
         """Let go of the broker. Nothing is committed here."""

@@ -55,6 +55,10 @@ class Topics:
         """Return a topic's full name, given its name in the documentation, e.g. ``model-updates``."""
         return self.prefix + name
 
+    def short(self, topic: str) -> str:
+        """Return a topic's name in the documentation, given its full name."""
+        return topic.removeprefix(self.prefix)
+
     @property
     def predictions(self) -> str:
         """What models answered, by prediction_id."""

@@ -18,14 +18,21 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
 from streamapp.config import ProcessConfig
+from streamapp.stream.frames import read_frames
+from streamapp.stream.records import Records
 from streamapp.stream.unpack import unpack
 
 FETCH_MAX_WAIT_MS = 500
 """How long an idle broker holds a fetch; also the resolution of "proven at its end"."""
 FETCH_BYTES = 1 << 20
 """Per partition and fetch: less starves the alignment of the two inputs (measured)."""
-MAX_RECORDS = 2_000
+MAX_RECORDS = 4_000
 """Records after which a hand-over ends, so that one cannot stall the loop for long."""
+UNREAD_WAIT_MS = 50
+"""How long the broker holds a fetch while partitions that are not in it wait to be handed over: one fetch is under way
+at a time, so theirs has to wait for it."""
+UNREAD_BACKOFF = 0.01
+"""Seconds by which a fetch is put off so that such partitions can be in it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,8 +44,7 @@ class Batch:
     """Position before these records."""
     end: int
     """Position after them: behind the last record, and behind markers that follow it."""
-    records: list[Any]
-    """aiokafka's records, by rising offset."""
+    records: Records
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         """Create and start the consumer, and begin to note where partitions end."""
         self.proofs = {}
         await super().on_start()
-        self._note_ends(self._ensure_consumer()._fetcher)
+        consumer = self._ensure_consumer()
+        read_frames(consumer._client)
+        self._note_ends(consumer._fetcher)
+        hurry(consumer._fetcher)
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         # Faust reads committed only in its own exactly-once mode, and offers no setting for the fetch sizes.
@@ -197,6 +206,35 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                 continue  # thrown away: the position had moved, or the partition has gone
             batches.append(Batch(tp=tp, start=start, end=state.position, records=records))
         return batches
+
+
+def hurry(fetcher: Any) -> None:
+    """Keep fetching while some partitions are read more slowly than others.
+
+    aiokafka puts a fetch off for a tenth of a second while anything that was fetched is unread, and then asks for the
+    other partitions alone, which the broker answers after half a second if these have ended: meanwhile nothing is
+    fetched for the first ones. Both starve a loop that reads two inputs in step.
+    """
+    fetcher._prefetch_backoff = UNREAD_BACKOFF
+    original = fetcher._proc_fetch_request
+    unread: dict[Any, Any] = {}
+    wait = UNREAD_WAIT_MS
+
+    async def hurried(assignment: Any, node_id: int, request: Any) -> Any:
+        nonlocal unread, wait
+        before, unread = unread, {tp: _position(assignment, tp) for tp in fetcher._records}
+        # Longer and longer while nobody reads on: a partition may be paused for good.
+        wait = min(2 * wait, FETCH_MAX_WAIT_MS) if unread == before else UNREAD_WAIT_MS
+        if unread:
+            request._max_wait_ms = wait
+        return await original(assignment, node_id, request)
+
+    fetcher._proc_fetch_request = hurried
+
+
+def _position(assignment: Any, tp: Any) -> Any:
+    state = assignment.state_value(tp)
+    return state.position if state is not None and state.has_valid_position else None
 
 
 class Consumer(driver.Consumer):

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from math import inf
 from time import monotonic
 from typing import Any, TypeVar
@@ -26,6 +28,10 @@ SUMMARY_WITHIN = 5.0
 """Seconds that a reader of the summary waits for a new one."""
 SUMMARY_HOLDS = 0.25
 """Seconds within which readers are given the same one."""
+PICTURE_WITHIN = 1.0
+"""Seconds that a scrape waits for a new picture."""
+PICTURE_HOLDS = 0.25
+"""Seconds within which scrapes are given the same one."""
 BREATH = 0.005
 """Seconds of work on a picture after which the stream goes on."""
 
@@ -41,7 +47,9 @@ class View:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._exposition = Exposition(runtime.around.settings)
+        self._exposition = Exposition(runtime.around.settings, renew=self._renew)
+        self._taking = asyncio.Lock()
+        self._taken = -inf
         self._summary: Mapping[str, Any] = summary(runtime, ())
         self._summarised = -inf
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -81,10 +89,23 @@ class View:
 
         Called on the web server's threads. Made only when somebody asks, since it costs more than all else here.
         """
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError, TimeoutError):
-                asyncio.run_coroutine_threadsafe(self._summarise(), self._loop).result(SUMMARY_WITHIN)
+        self._have(self._summarise, SUMMARY_WITHIN)
         return self._summary
+
+    def _renew(self) -> None:
+        """Have a new picture taken for a scrape: nobody looks at those that are taken in between."""
+        self._have(self._picture, PICTURE_WITHIN)
+
+    def _have(self, done: Callable[[], Coroutine[Any, Any, None]], seconds: float) -> None:
+        """Have something done on the loop, and wait for it, but not for long; called on the web server's threads."""
+        if self._loop is not None and not self._loop.is_closed():
+            with contextlib.suppress(RuntimeError, TimeoutError, CancelledError):
+                asyncio.run_coroutine_threadsafe(done(), self._loop).result(seconds)
+
+    async def _picture(self) -> None:
+        async with self._taking:
+            if self._runtime.around.monotonic() - self._taken >= PICTURE_HOLDS:
+                await self._take()
 
     async def _summarise(self) -> None:
         now = self._runtime.around.monotonic()
@@ -97,8 +118,18 @@ class View:
         """Say what keeps the worker from working."""
         self._readiness = Readiness(ready=False, reason=what)
 
+    async def look(self) -> None:
+        """See whether the worker is ready."""
+        self._readiness = readiness(self._runtime, self._readiness)
+        self._refreshed = self._runtime.around.monotonic()
+
     async def refresh(self) -> None:
-        """Take a new picture."""
+        """Take a new picture, and see whether the worker is ready."""
+        async with self._taking:
+            await self._take()
+        await self.look()
+
+    async def _take(self) -> None:
         runtime = self._runtime
         for task in runtime.tasks.values():
             if isinstance(task, MonitorTask) and task.parked is None and task not in self._adopted:
@@ -106,8 +137,11 @@ class View:
                 self._exposition.adopt(task.restored)
         reports = [report async for report in breathing(model_reports(runtime))]
         self._exposition.publish(snapshot(runtime, tuple(reports)))
-        self._readiness = readiness(runtime, self._readiness)
-        self._refreshed = runtime.around.monotonic()
+        for task in runtime.tasks.values():
+            if isinstance(task, MonitorTask) and task.forgotten:
+                forgotten, task.forgotten = task.forgotten, []
+                self._exposition.forget(forgotten)
+        self._taken = runtime.around.monotonic()
 
 
 def readiness(runtime: Runtime, before: Readiness) -> Readiness:
@@ -163,7 +197,9 @@ def snapshot(runtime: Runtime, models: tuple[ModelReport, ...]) -> Snapshot:
         signals=dict(counters.signals),
         retrain_requests=dict(counters.retrain),
         model_updates=dict(counters.updates),
-        recoveries=dict(runtime.recoveries),
+        recoveries=dict(Counter(runtime.recoveries) + Counter(counters.recoveries)),
+        reread=dict(counters.reread),
+        restore_seconds={(task.role, task.partition): task.recovery.seconds for task in tasks},
         parked=parked,
         pending={task.partition: task.joiner.pending() for task in joiners},
         log_time={t.partition: t.joiner.log_time for t in joiners if t.joiner.log_time is not None},

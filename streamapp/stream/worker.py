@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from time import monotonic
 
 from streamapp.config import ROLES, ProcessConfig, Role
+from streamapp.stream import lastwords
 from streamapp.stream.logs import logging_config
 
 logger = logging.getLogger(__name__)
@@ -56,32 +57,52 @@ class Supervisor:
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self.exit_code = 0
+        self.ends = lastwords.Ends()
+        """How often processes ended by themselves, by role and reason."""
 
     def run(self) -> None:
         """Return when the process has ended for good."""
         wait = self._first_wait
         while not self._stopping.is_set():
             began = monotonic()
+            end = None
             try:
-                self.exit_code = self._run()
+                end = self._run()
             except OSError as error:  # no memory or no process to be had, for now
                 logger.error("%s cannot be started: %s", self._name, error)
                 self.exit_code = 1
+            end = end or ("worker", "killed" if self.exit_code < 0 else "failed")
             if self._stopping.is_set() and self.exit_code == -signal.SIGTERM:
                 self.exit_code = 0  # it had not begun: later it listens to the signal, and ends in order
             if self.exit_code in (0, USER_FAULT) or self._stopping.is_set():
                 return
             if monotonic() - began > HEALTHY_AFTER:
                 wait = self._first_wait
-            logger.warning("%s ended with code %d: starting it again in %g s", self._name, self.exit_code, wait)
+            self.ends[end] += 1
+            logger.warning(
+                "%s ended with code %d (%s, %s): starting it again in %g s", self._name, self.exit_code, *end, wait
+            )
             self._stopping.wait(wait)
             wait = min(wait * 2, LONGEST_WAIT)
 
-    def _run(self) -> int:
-        self._process = subprocess.Popen(self._command, env=self._environ, start_new_session=True)  # noqa: S603
-        if self._stopping.is_set():
-            self._signal()
-        return self._process.wait()
+    def _run(self) -> tuple[str, str] | None:
+        """Run one process to its end, and return its last words."""
+        ear, mouth = os.pipe()
+        try:
+            with os.fdopen(mouth, "wb"):
+                told = {lastwords.WORDS_TO: str(mouth), lastwords.BEFORE: lastwords.pack(self.ends)}
+                self._process = subprocess.Popen(  # noqa: S603
+                    self._command, env={**self._environ, **told}, start_new_session=True, pass_fds=(mouth,)
+                )
+            if self._stopping.is_set():
+                self._signal()
+            self.exit_code = self._process.wait()
+            os.set_blocking(ear, False)  # whoever it had started may still hold the other end
+            with contextlib.suppress(BlockingIOError):
+                return lastwords.heard(os.read(ear, 4096))
+            return None
+        finally:
+            os.close(ear)
 
     def begin_stop(self) -> None:
         """Ask the process to end in order, and start no other."""

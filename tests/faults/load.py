@@ -11,27 +11,30 @@ from typing import Any
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from tests.faults.oracle import GRACE, REMEMBER, WINDOW
+from tests.faults.oracle import USUAL, Times
 
 MODELS = ("fraud", "churn")
 """Their rows lie in different partitions of ``scored``."""
 BEHIND = 300
-"""Events that an outcome comes after its prediction."""
+"""Predictions that an outcome comes after its own, where nothing else is said."""
 
-SETTINGS = f"""
+Item = tuple[str, bytes, dict[str, Any] | bytes]
+"""Topic, key, event; ``ts`` is relative to when it is sent."""
+
+_SETTINGS = """
 [defaults]
-outcome_window = "{WINDOW:g}s"
-grace = "{GRACE:g}s"
-remember = "{REMEMBER:g}s"
-reference_rows = 300
+outcome_window = "{window:g}s"
+grace = "{grace:g}s"
+remember = "{remember:g}s"
+reference_rows = 100
 window_rows = 200
 cycle = "none"
-budget = 10_000
+budget = 1_000
 control = "champion"
 
 [defaults.retrain]
 cooldown = "3s"
-minimum_rows = 100
+minimum_rows = 50
 deadline = "60s"
 
 [defaults.learner]
@@ -39,12 +42,25 @@ warmup = 20
 proof_rows = 100
 """
 
-Item = tuple[str, bytes, dict[str, Any] | bytes]
-"""Topic, key, event; ``ts`` is relative to when it is sent."""
+
+def models_file(times: Times) -> str:
+    """Return the content of ``models.toml``."""
+    return _SETTINGS.format(window=times.window, grace=times.grace, remember=times.remember)
 
 
-def events(pairs: int, seed: int, prefix: str = "") -> Iterator[Item]:
-    """Yield what is sent, in order."""
+def events(
+    pairs: int, seed: int, prefix: str = "", times: Times = USUAL, *, behind: int = BEHIND, plain: bool = False
+) -> Iterator[Item]:
+    """Yield what is sent, in order.
+
+    Args:
+        pairs: How many predictions.
+        seed: Of the content.
+        prefix: Of every id.
+        times: Of the models.
+        behind: Predictions that an outcome comes after its own.
+        plain: Each id once, with at most one outcome, which fits.
+    """
     draw = random.Random(seed)
     waiting: list[Item] = []
     for i in range(pairs):
@@ -65,14 +81,23 @@ def events(pairs: int, seed: int, prefix: str = "") -> Iterator[Item]:
         drifted = pairs * 2 // 5 < i < pairs * 4 // 5
         truth = draw.random() < (1 - score if drifted else score)
         outcome = {"prediction_id": key, "ts": 0.1, "outcome": truth}
-        yield from _variant(draw.random(), draw, key.encode(), prediction, outcome, waiting)
-        while len(waiting) > BEHIND:
+        chance = draw.random()
+        if plain:
+            chance = chance if chance < 0.03 else 1.0
+        yield from _variant(chance, draw, key.encode(), prediction, outcome, waiting, times)
+        while len(waiting) > behind:
             yield waiting.pop(0)
     yield from waiting
 
 
 def _variant(
-    chance: float, draw: random.Random, key: bytes, prediction: dict[str, Any], outcome: dict[str, Any], waiting: Any
+    chance: float,
+    draw: random.Random,
+    key: bytes,
+    prediction: dict[str, Any],
+    outcome: dict[str, Any],
+    waiting: list[Item],
+    times: Times,
 ) -> Iterator[Item]:
     """Yield one prediction and whatever comes with it."""
     first: Item = ("predictions", key, prediction)
@@ -81,10 +106,10 @@ def _variant(
         yield first
     elif chance < 0.05:  # known too long after
         yield first
-        waiting.append(("outcomes", key, {**outcome, "ts": WINDOW + 5}))
+        waiting.append(("outcomes", key, {**outcome, "ts": times.window + 5}))
     elif chance < 0.06:  # known long before, and then once more
         yield first
-        yield "outcomes", key, {**outcome, "ts": -GRACE - 60}
+        yield "outcomes", key, {**outcome, "ts": -times.grace - 60}
         waiting.append(answer)
     elif chance < 0.08:  # before its prediction
         yield answer
@@ -123,25 +148,26 @@ class Load(threading.Thread):
     Args:
         broker: Where to.
         prefix: Of the topics.
-        pairs: How many predictions.
-        seed: Of the content.
-        rate: Predictions a second, about; 0: as fast as it goes.
+        items: What to send; see :func:`events`.
+        rate: Events a second, about; 0: as fast as it goes.
     """
 
-    def __init__(self, broker: str, prefix: str, pairs: int, seed: int, rate: float) -> None:
+    def __init__(self, broker: str, prefix: str, items: list[Item], rate: float) -> None:
         super().__init__(daemon=True)
         self._producer = KafkaProducer(
             bootstrap_servers=broker, linger_ms=5, batch_size=1 << 17, max_block_ms=60_000, retry_backoff_ms=200
         )
         self._prefix = prefix
-        self._pairs = pairs
-        self._seed = seed
+        self._items = items
         self._rate = rate
+        self._ending = False
         self.sent = 0
 
     def run(self) -> None:
         began = time.monotonic()
-        for topic, key, event in events(self._pairs, self._seed, f"{self._seed}-"):
+        for topic, key, event in self._items:
+            if self._ending:
+                break
             if isinstance(event, bytes):
                 value = event
             else:
@@ -149,7 +175,7 @@ class Load(threading.Thread):
             with contextlib.suppress(KafkaError):
                 self._producer.send(self._prefix + topic, key=key, value=value)
             self.sent += 1
-            ahead = self.sent / (2 * self._rate) - (time.monotonic() - began) if self._rate else 0
+            ahead = self.sent / self._rate - (time.monotonic() - began) if self._rate else 0
             if ahead > 0.02:
                 time.sleep(ahead)
         with contextlib.suppress(KafkaError):
@@ -158,5 +184,9 @@ class Load(threading.Thread):
 
     @property
     def share(self) -> float:
-        """Which part was sent, about."""
-        return self.sent / (2 * self._pairs)
+        """Which part was sent."""
+        return self.sent / len(self._items)
+
+    def end(self) -> None:
+        """Send no more."""
+        self._ending = True

@@ -1,38 +1,31 @@
-"""Workers with one deliberate defect each: the checks must notice every one of them.
-
-``python -m tests.faults.mutants NAME`` is ``python -m agents`` with that defect.
-"""
+"""Workers with one deliberate defect each: the checks must notice every one of them."""
 
 import asyncio
+import json
 import os
-import runpy
-import sys
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import aiokafka
 
 from streamapp.core.events import ScoredBatch
+from streamapp.core.join import InputBatch, Joiner
 from streamapp.core.monitor import Monitor
 from streamapp.stream import producer as producing
 from streamapp.stream import runtime
 from streamapp.stream.checkpoint import INPUT, Checkpoint
+from streamapp.stream.codec import decode_scored
 from streamapp.stream.joining import JoinerTask
 from streamapp.stream.monitoring import MonitorTask
 from streamapp.stream.producer import Acknowledged, Record, TransactionalProducer
 from streamapp.stream.reader import Reader
-from streamapp.stream.transport import Batch
 
-LATE = 1500
-"""Records of one task before a defect shows."""
 LONG = 0.3
 """Seconds that a transaction is kept open where a defect needs somebody to die in it."""
-
-
-def command(name: str) -> tuple[str, ...]:
-    """Return Python's arguments that start a worker with a defect."""
-    return "-m", "tests.faults.mutants", name
+SKIPPED = b"-0000500"
+"""How the id of the prediction ends that is skipped, wherever it appears."""
 
 
 def slow_commit() -> None:
@@ -48,32 +41,48 @@ def slow_commit() -> None:
 
 
 def skip_one_prediction() -> None:
-    """One record is not handed to the joiner."""
-    digest, seen = JoinerTask.digest, [0]
+    """The records of one id are not handed to the joiner."""
+    predictions = Joiner.predictions
 
-    def skipping(self: JoinerTask, batch: Batch) -> None:
-        before, seen[0] = seen[0], seen[0] + len(batch.records)
-        if before < LATE <= seen[0]:
-            place = LATE - before - 1
-            batch = replace(batch, records=batch.records[:place] + batch.records[place + 1 :])
-        if batch.records:
-            digest(self, batch)
+    def skipping(self: Joiner, batch: InputBatch) -> None:
+        kept = [place for place, key in enumerate(batch.keys) if key is None or not key.endswith(SKIPPED)]
+        predictions(self, batch if len(kept) == len(batch.keys) else _of(batch, kept))
 
-    JoinerTask.digest = skipping  # type: ignore[method-assign]
+    Joiner.predictions = skipping  # type: ignore[method-assign]
 
 
 def score_twice() -> None:
-    """One message goes out twice."""
+    """One message with rows goes out twice."""
     outcome, seen = JoinerTask.outcome, [0]
 
     def doubling(self: JoinerTask) -> Any:
         records, state = outcome(self)
-        before, seen[0] = seen[0], seen[0] + len(records)
-        if before < 60 <= seen[0]:
-            records = [record for record in records for _ in range(2)]
-        return records, state
+        again = []
+        for record in records:
+            if record.topic == self.around.topics.scored and isinstance(decode_scored(record.value), ScoredBatch):
+                seen[0] += 1
+                again += [record] if seen[0] == 5 else []
+        return records + again, state
 
     JoinerTask.outcome = doubling  # type: ignore[method-assign]
+
+
+def expire_by_newest_ts() -> None:
+    """Log time is the newest ``ts`` that was seen, whoever said it."""
+    newest: dict[int, float] = defaultdict(float)
+
+    def wrong(take: Any) -> Any:
+        def taking(self: Joiner, batch: InputBatch) -> None:
+            times = []
+            for value in batch.values:
+                newest[id(self)] = max(newest[id(self)], _ts(value))
+                times.append(newest[id(self)])
+            take(self, replace(batch, timestamps=times))
+
+        return taking
+
+    Joiner.predictions = wrong(Joiner.predictions)  # type: ignore[method-assign]
+    Joiner.outcomes = wrong(Joiner.outcomes)  # type: ignore[method-assign]
 
 
 def monitor_twice() -> None:
@@ -121,15 +130,16 @@ def outside_the_transaction() -> None:
 
 
 def positions_without_state() -> None:
-    """After a while a joiner's checkpoint keeps its positions and loses its state."""
-    records, seen = Checkpoint.records, [0]
+    """A joiner's checkpoint keeps its positions, and after the first time it loses its state."""
+    records, seen = Checkpoint.records, set[int]()
 
-    def losing(self: Checkpoint, entries: Any, marks: Any) -> list[Record]:
-        found = records(self, entries, marks)
+    def losing(self: Checkpoint, *arguments: Any) -> list[Record]:
+        found = records(self, *arguments)
         if "joiner" not in self.topic:
             return found
-        seen[0] += 1
-        return [record for record in found if record.key == INPUT] if seen[0] > 20 else found
+        first = self.partition not in seen
+        seen.add(self.partition)
+        return found if first else [record for record in found if record.key == INPUT]
 
     Checkpoint.records = losing  # type: ignore[method-assign]
 
@@ -166,6 +176,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         slow_commit,
         skip_one_prediction,
         score_twice,
+        expire_by_newest_ts,
         monitor_twice,
         monitor_forgets,
         outside_the_transaction,
@@ -175,7 +186,16 @@ MUTANTS: dict[str, Callable[[], None]] = {
     )
 }
 
-if __name__ == "__main__":
-    # Patched in this module would be another copy of it for whoever imports it by name; nobody does in a worker.
-    MUTANTS[sys.argv.pop(1)]()
-    runpy.run_module("agents", run_name="__main__")
+
+def _of(batch: InputBatch, places: list[int]) -> InputBatch:
+    """Return the records at some places."""
+    return replace(
+        batch, **{each.name: [getattr(batch, each.name)[place] for place in places] for each in fields(batch)}
+    )
+
+
+def _ts(value: bytes | None) -> float:
+    try:
+        return float(json.loads(value or b"")["ts"])
+    except (ValueError, KeyError, TypeError):
+        return 0.0

@@ -5,9 +5,10 @@ import random
 from typing import Any
 
 from tests.faults.load import events
-from tests.faults.oracle import GRACE, REMEMBER, WINDOW, expected
+from tests.faults.oracle import USUAL, expected
 
 START = 1_000.0
+WINDOW, GRACE, REMEMBER = USUAL.window, USUAL.grace, USUAL.remember
 
 
 def prediction(offset: int, at: float, key: str = "a", group: str = "g", **more: Any) -> tuple[int, float, bytes]:

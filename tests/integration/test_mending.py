@@ -122,6 +122,7 @@ def test_what_a_worker_stored_can_be_inspected(deployment, capsys):
     events = [("predictions", each) for each in answers] + [("outcomes", each) for each in truths]
     deployment.publish([*events, ("predictions", SECRET)])
     until(lambda: deployment.resolved("fraud") == 200, "200 outcomes")
+    until(lambda: deployment.read("dead-letters"), "the one that cannot be read")
     assert worker.stop() == 0
     tasks = report(capsys, "checkpoint", "inspect")["tasks"]
     joiners = [task for task in tasks if task["role"] == "joiner"]

@@ -73,6 +73,10 @@ class Worker:
         return self._process.wait(timeout)
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def exit_code(self) -> int | None:
         return self._process.poll()
 
@@ -86,8 +90,11 @@ class Worker:
 class Deployment:
     """Topics with a prefix of their own, and the workers on them."""
 
-    def __init__(self, broker: str, folder: Path, prefix: str, *, models: str = "", partitions: int = 4) -> None:
+    def __init__(
+        self, broker: str, folder: Path, prefix: str, *, models: str = "", partitions: int = 4, replication: int = 1
+    ) -> None:
         self.broker = broker
+        self.replication = replication
         self.folder = folder
         self.topics = Topics(prefix)
         self.partitions = partitions
@@ -109,7 +116,8 @@ class Deployment:
         }
 
     def create_topics(self) -> None:
-        create(self.broker, plan(self.topics, partitions=self.partitions, scored_partitions=2), replication=1)
+        plans = plan(self.topics, partitions=self.partitions, scored_partitions=2)
+        create(self.broker, plans, replication=self.replication)
 
     def start(self, **environ: str) -> Worker:
         log = self.folder / f"worker-{len(self.workers)}.log"

@@ -17,6 +17,7 @@ from streamapp.config import ProcessConfig
 from streamapp.core.settings import Settings
 from streamapp.errors import CheckpointError
 from streamapp.stream.producer import Acknowledged, Fenced, Record
+from streamapp.stream.records import Records
 from streamapp.stream.task import Surroundings, Task
 from streamapp.stream.topics import Topics
 from streamapp.stream.transport import Batch, EndProof
@@ -72,6 +73,8 @@ class Broker:
         """Whether what is made from now on waits for its gate before it starts."""
         self.reads: list[tuple[str, int, int]] = []
         """Topic, partition and start of each read."""
+        self.ids: dict[str, str] = {}
+        """Of topics; those of others are not told."""
 
     def append(
         self,
@@ -105,7 +108,7 @@ class Broker:
         """Return what a fetch from *start* would bring, up to before *end*."""
         end = self.end(topic, partition) if end is None else end
         records = [r for r in self.records(topic, partition) if start <= r.offset < end]
-        return Batch(tp=TP(topic, partition), start=start, end=end, records=records)
+        return Batch(tp=TP(topic, partition), start=start, end=end, records=Records.of(records))
 
     def reader(self, config: ProcessConfig | None = None) -> Any:
         return MemoryReader(self)
@@ -131,6 +134,21 @@ class MemoryReader:
     async def beginning(self, topic: str, partition: int) -> int:
         return self._broker.starts.get((topic, partition), 0)
 
+    async def end(self, topic: str, partition: int) -> int:
+        return self._broker.end(topic, partition)
+
+    async def topic_ids(self, topics: Iterable[str]) -> Mapping[str, str]:
+        return {topic: self._broker.ids[topic] for topic in topics if topic in self._broker.ids}
+
+    async def record(self, topic: str, partition: int, offset: int) -> Any:
+        async for records, _ in self.read(topic, partition, offset, offset + 1):
+            return records[0] if records and records[0].offset == offset else None
+        return None
+
+    async def columns(self, topic: str, partition: int, start: int, end: int) -> AsyncIterator[tuple[Records, int]]:
+        async for records, position in self.read(topic, partition, start, end):
+            yield Records.of(records), position
+
     async def read(
         self, topic: str, partition: int, start: int | None = None, end: int | None = None, *, follow: bool = False
     ) -> AsyncIterator[tuple[list[Any], int]]:
@@ -141,8 +159,7 @@ class MemoryReader:
         if not beginning <= position <= broker.end(topic, partition):
             raise CheckpointError(f"{topic}[{partition}] does not hold offset {position}")
         while end is None or position < end:
-            batch = broker.batch(topic, position, partition=partition)
-            records = batch.records[:3]
+            records = [record for record in broker.records(topic, partition) if record.offset >= position][:3]
             if records:
                 position = records[-1].offset + 1
                 if end is not None:

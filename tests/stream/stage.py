@@ -12,7 +12,7 @@ from streamapp.config import ROLES, Role
 from streamapp.core.events import Tick
 from streamapp.core.settings import Settings
 from streamapp.stream.codec import encode_scored
-from streamapp.stream.runtime import Runtime
+from streamapp.stream.runtime import TASKS, Runtime
 from tests.stream.doubles import START, Bench, Broker, MemoryConsumer, MemoryProducer
 
 TOPICS = {"joiner": ("t.predictions", "t.outcomes"), "monitor": ("t.scored",), "learner": ("t.retrain",)}
@@ -21,15 +21,26 @@ TOPICS = {"joiner": ("t.predictions", "t.outcomes"), "monitor": ("t.scored",), "
 class Stage:
     """A runtime on a broker in memory, and how it ended."""
 
-    def __init__(self, folder: Path, *, roles: tuple[Role, ...] = ROLES, broker: Broker | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        roles: tuple[Role, ...] = ROLES,
+        broker: Broker | None = None,
+        make: Any = TASKS,
+        recoveries: Any = None,
+        settings: Settings | None = None,
+    ) -> None:
         self.bench = Bench(folder, options={"partitions": 2, "scored_partitions": 2, "commit_interval": 0.001})
         self.broker = self.bench.broker = broker or self.bench.broker
         self.consumer = MemoryConsumer(self.broker)
         self.exits: list[int] = []
         self.runtime = Runtime(
             self.bench.config,
-            Settings(),
+            settings or Settings(),
             roles,
+            make=make,
+            recoveries=recoveries,
             leave=self.exits.append,
             reader=self.broker.reader,
             producer=self.broker.producer,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamapp.errors import CheckpointError
-from streamapp.stream.checkpoint import MAX_VALUE, Checkpoint, InputMark, digest
+from streamapp.stream.checkpoint import MAX_VALUE, Checkpoint, Failure, InputMark, digest
 from tests.stream.doubles import Broker, Stored, run
 
 TOPIC = "t.checkpoints-joiner"
@@ -156,6 +156,122 @@ def test_a_position_at_the_start_of_the_log_is_taken_without_the_record_before_i
     write(broker, Checkpoint(TOPIC, 0), {}, mark)
     broker.drop_before(INPUT.topic, 4)
     assert run(verify(broker)) == {INPUT: mark}
+
+
+@pytest.mark.parametrize("again", [0, 3, 9])
+def test_a_topic_made_anew_is_recognised_by_its_id_whatever_lies_in_it(again: int) -> None:
+    old = log(5)
+    old.ids = {INPUT.topic: "first"}
+    checkpoint = Checkpoint(TOPIC, 0)
+    checkpoint.identify(old.ids)
+    new = log(again)
+    new.ids = {INPUT.topic: "second"}
+    write(new, checkpoint, {}, applied(old, 3))
+    with pytest.raises(CheckpointError, match="made anew: its id is second, positions are of first; restore"):
+        run(verify(new))
+
+
+def test_a_log_that_was_cut_and_grew_again_is_recognised_although_the_topic_is_the_same() -> None:
+    old, new = log(5), log(5, word=b"other")
+    old.ids = new.ids = {INPUT.topic: "first"}
+    checkpoint = Checkpoint(TOPIC, 0)
+    checkpoint.identify(old.ids)
+    write(new, checkpoint, {}, applied(old, 3))
+    with pytest.raises(CheckpointError, match="made anew or truncated"):
+        run(verify(new))
+
+
+def test_a_checkpoint_without_ids_is_accepted_once_and_completed() -> None:
+    broker = log(5)
+    write(broker, Checkpoint(TOPIC, 0), {}, applied(broker, 3))
+    broker.ids = {INPUT.topic: "first"}
+
+    async def complete() -> None:
+        checkpoint, _ = await load(broker)
+        assert checkpoint.logs == {}
+        marks = await checkpoint.verify(broker.reader(), (INPUT,))
+        write(broker, checkpoint, {}, marks[INPUT])
+
+    run(complete())
+    broker.ids = {INPUT.topic: "second"}
+    with pytest.raises(CheckpointError, match="made anew"):
+        run(verify(broker))
+
+
+def test_a_broker_that_tells_no_ids_leaves_those_that_are_known() -> None:
+    broker = log(5)
+    checkpoint = Checkpoint(TOPIC, 0)
+    checkpoint.identify({INPUT.topic: "first"})
+    write(broker, checkpoint, {}, applied(broker, 3))
+
+    async def again() -> None:
+        found, _ = await load(broker)
+        marks = await found.verify(broker.reader(), (INPUT,))
+        write(broker, found, {}, marks[INPUT])
+
+    run(again())
+    assert run(load(broker))[0].logs == {INPUT.topic: "first"}
+
+
+def test_one_record_is_read_to_recognise_a_log() -> None:
+    broker = log(50)
+    write(broker, Checkpoint(TOPIC, 0), {}, applied(broker, 40))
+    broker.reads.clear()
+    run(verify(broker))
+    assert [read for read in broker.reads if read[0] == INPUT.topic] == [(INPUT.topic, 0, 39)]
+
+
+# -- what stands in the way --------------------------------------------------------------------------------------------
+
+
+def test_quarantined_offsets_are_kept_until_nothing_before_them_is_read_again() -> None:
+    broker = log(9)
+    checkpoint = Checkpoint(TOPIC, 0)
+    checkpoint.quarantined = {INPUT.topic: {7, 4}}
+    write(broker, checkpoint, {}, applied(broker, 3))
+    found, _ = run(load(broker))
+    assert found.quarantined == {INPUT.topic: {4, 7}}
+    found.passed(INPUT.topic, 4)
+    assert found.quarantined == {INPUT.topic: {4, 7}}
+    found.passed(INPUT.topic, 5)
+    write(broker, found, {}, applied(broker, 5))
+    assert run(load(broker))[0].quarantined == {INPUT.topic: {7}}
+
+
+def test_a_note_changes_nothing_but_what_it_is_about() -> None:
+    broker = log(9)
+    checkpoint = Checkpoint(TOPIC, 0)
+    checkpoint.identify({INPUT.topic: "first"})
+    checkpoint.quarantined = {INPUT.topic: {7}}
+    mark = applied(broker, 3)
+    write(broker, checkpoint, {b"meta": b"x"}, mark)
+    record = checkpoint.note(Failure(INPUT.topic, 5, 2))
+    broker.append(record.topic, record.value, key=record.key)
+    found, entries = run(load(broker))
+    assert entries == {b"meta": b"x"}
+    assert (found.inputs, found.logs, found.quarantined) == ({INPUT.topic: mark}, checkpoint.logs, {INPUT.topic: {7}})
+    assert found.failure == Failure(INPUT.topic, 5, 2)
+
+
+def test_a_note_of_a_task_that_never_committed_says_where_it_begins() -> None:
+    broker = Broker()
+    checkpoint = Checkpoint(TOPIC, 0)
+    checkpoint.begin({INPUT: InputMark(4)})
+    record = checkpoint.note(Failure(INPUT.topic, 5, 1))
+    broker.append(record.topic, record.value, key=record.key)
+    found, entries = run(load(broker))
+    assert entries == {}
+    assert found.inputs == {INPUT.topic: InputMark(4)}
+
+
+def test_what_an_earlier_version_wrote_is_read() -> None:
+    broker = Broker()
+    old = {"format": 1, "inputs": {INPUT.topic: {"position": 4, "last": 3, "digest": 9}}}
+    broker.append(TOPIC, msgspec.msgpack.encode(old), key=b"input")
+    found, entries = run(load(broker))
+    assert entries == {}
+    assert found.inputs == {INPUT.topic: InputMark(4, 3, 9)}
+    assert (found.logs, found.quarantined, found.failure) == ({}, {}, None)
 
 
 def test_a_checkpoint_of_other_topics_is_refused() -> None:

@@ -15,6 +15,7 @@ from streamapp.errors import CheckpointError
 from streamapp.stream.codec import decode_scored, encode_scored
 from streamapp.stream.joining import HELD, MESSAGE_BYTES, PROOF_MARGIN, SLACK, JoinerTask, split_arrivals
 from streamapp.stream.producer import Acknowledged, Record
+from streamapp.stream.records import Records
 from streamapp.stream.task import Misaligned
 from streamapp.stream.transport import Batch, EndProof
 from tests.stream.doubles import START, Bench, Broker, commit, outcome, prediction, run
@@ -128,7 +129,7 @@ def test_a_batch_without_records_moves_the_position_only(bench: Bench) -> None:
         task = await opened(bench)
         await task.handle(bench.broker.batch(P, 0, 1))
         before = task.marks[PREDICTIONS]
-        await task.handle(Batch(tp=PREDICTIONS, start=1, end=4, records=[]))
+        await task.handle(Batch(tp=PREDICTIONS, start=1, end=4, records=Records.of([])))
         assert task.position(PREDICTIONS) == 4
         assert (task.marks[PREDICTIONS].last, task.marks[PREDICTIONS].digest) == (before.last, before.digest)
 

@@ -19,6 +19,7 @@ from streamapp.stream.codec import (
 )
 from streamapp.stream.joining import MESSAGE_BYTES, input_batch
 from streamapp.stream.producer import MOST_BYTES
+from streamapp.stream.records import Records
 from tests.stream.doubles import START, Stored
 
 ROOM = MAX_BYTES - 200
@@ -35,7 +36,7 @@ def scored_sizes(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[int
             values, (decode_predictions, decode_outcomes), (joiner.predictions, joiner.outcomes), strict=True
         ):
             assert len(value) <= MAX_BYTES
-            batch = input_batch([Stored(number, int(START * 1000), b"", value)], decode)
+            batch = input_batch(Records.of([Stored(number, int(START * 1000), b"", value)]), decode)
             assert not any(isinstance(event, DecodeError) for event in batch.events)
             take(batch)
     joiner.advance(predictions=START + 1, outcomes=START + 1)

@@ -18,11 +18,16 @@ from streamapp.stream.codec import encode_event, encode_scored
 from streamapp.stream.joining import FULL_BYTES, FULL_ROWS, JoinerTask
 from streamapp.stream.learning import LearnerTask
 from streamapp.stream.producer import CommitFailed, TooLarge
-from streamapp.stream.runtime import Runtime
+from streamapp.stream.records import Records
+from streamapp.stream.runtime import BEHIND, Runtime
 from streamapp.stream.transport import Batch, EndProof, FetchFailed
 from streamapp.stream.watchdog import STUCK_AFTER, UNASSIGNED_AFTER
-from tests.stream.doubles import START, Bench, Broker, prediction, run
+from tests.stream.doubles import START, Bench, Broker, Stored, prediction, run
 from tests.stream.stage import Stage, rounds, until
+
+NOTHING = Records.of([])
+BROKEN = Records.of([Stored(0, 0, None, object())])  # type: ignore[arg-type]
+"""One record whose value no broker could have sent."""
 
 
 @pytest.fixture
@@ -110,7 +115,7 @@ def test_a_full_task_is_not_committed_between_two_assignments(stage: Stage) -> N
         await stage.own("joiner-0")
         await stage.runtime.revoke()
         task = stage.task("joiner-0")
-        task._rows = FULL_ROWS - 1
+        task.waiting = FULL_ROWS - 1
         stage.consumer.proofs[TP("t.outcomes", 0)] = EndProof(0.0, 0)
         stage.broker.append("t.predictions", prediction(0, START))
         await stage.runtime.handle(stage.broker.batch("t.predictions", 0))
@@ -121,7 +126,7 @@ def test_a_full_task_is_not_committed_between_two_assignments(stage: Stage) -> N
     run(work())
 
 
-@pytest.mark.parametrize(("counted", "limit"), [("_rows", FULL_ROWS), ("_bytes", FULL_BYTES)])
+@pytest.mark.parametrize(("counted", "limit"), [("waiting", FULL_ROWS), ("_bytes", FULL_BYTES)])
 def test_a_full_task_is_committed_before_more_is_applied(stage: Stage, counted: str, limit: int) -> None:
     async def work() -> None:
         await stage.own("joiner-0")
@@ -138,13 +143,51 @@ def test_a_full_task_is_committed_before_more_is_applied(stage: Stage, counted: 
     run(work())
 
 
+def test_a_task_that_is_far_behind_commits_less_often(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("monitor-0")
+        loop = asyncio.create_task(stage.runtime.run())
+        await until(lambda: stage.checkpoints("monitor-0") == 1)
+        for _ in range(5):
+            behind(stage)
+        await stage.runtime.handle(stage.broker.batch("t.scored", 0, 2))
+        await rounds(stage)
+        assert stage.checkpoints("monitor-0") == 1
+        stage.bench.clock.now += BEHIND * stage.bench.config.commit_interval
+        await until(lambda: stage.position("monitor-0") == 2)
+        await stage.runtime.handle(stage.broker.batch("t.scored", 2, 5))
+        await until(lambda: stage.position("monitor-0") == 5)
+        loop.cancel()
+
+    run(work())
+
+
+@pytest.mark.parametrize(("counted", "limit"), [("waiting", FULL_ROWS), ("_bytes", FULL_BYTES)])
+def test_a_commit_that_has_grown_large_is_not_put_off(stage: Stage, counted: str, limit: int) -> None:
+    async def work() -> None:
+        await stage.own("joiner-0")
+        loop = asyncio.create_task(stage.runtime.run())
+        await until(lambda: stage.checkpoints("joiner-0") == 1)
+        stage.consumer.proofs[TP("t.outcomes", 0)] = EndProof(0.0, 0)
+        for number in range(10):
+            stage.broker.append("t.predictions", prediction(number, START))
+        await stage.runtime.handle(stage.broker.batch("t.predictions", 0, 1))
+        await rounds(stage)
+        assert stage.checkpoints("joiner-0") == 1
+        setattr(stage.task("joiner-0"), counted, limit // 2)
+        await until(lambda: stage.position("joiner-0") == 1)
+        loop.cancel()
+
+    run(work())
+
+
 def test_a_record_that_carries_its_producers_time_parks_the_task_before_it_moves_log_time(stage: Stage) -> None:
     async def work() -> None:
         await stage.own("joiner-0", "joiner-1")
         task = stage.task("joiner-0")
         stage.broker.append("t.predictions", prediction(0, START))
         batch = stage.broker.batch("t.predictions", 0, 1)
-        batch.records[0].timestamp_type = 0
+        batch.records.by_broker[0] = False
         await stage.runtime.handle(batch)
         assert task.parked_for == "timestamps"
         assert "LogAppendTime" in task.parked
@@ -239,11 +282,11 @@ def test_a_damaged_checkpoint_parks_its_task_and_the_others_go_on(stage: Stage) 
         parked = stage.task("monitor-0")
         assert "it is damaged" in parked.parked
         assert not stage.runtime.ready
-        assert stage.runtime.recoveries == {("monitor", "parked_checkpoint"): 1}
+        assert stage.runtime.recoveries["monitor", "parked_checkpoint"] == 1
         assert stage.consumer.paused == {TP("t.scored", 0)}
         assert stage.consumer.seeks == [{TP("t.scored", 1): 0}]
         loop = asyncio.create_task(stage.runtime.run())
-        await stage.runtime.handle(Batch(tp=TP("t.scored", 0), start=0, end=1, records=[]))
+        await stage.runtime.handle(Batch(tp=TP("t.scored", 0), start=0, end=1, records=NOTHING))
         await stage.ticks(1, 2)
         await until(lambda: stage.position("monitor-1") == 2)
         assert stage.checkpoints("monitor-0") == 0
@@ -307,7 +350,7 @@ def test_a_partition_that_cannot_be_read_parks_its_task(stage: Stage, error: Exc
         assert stage.consumer.paused >= set(task.inputs)
         stage.runtime.failed(FetchFailed(TP("t.outcomes", 0), error))
         stage.runtime.failed(FetchFailed(TP("t.outcomes", 1), error))
-        assert stage.runtime.recoveries == {("joiner", f"parked_{reason}"): 1}
+        assert stage.runtime.recoveries["joiner", f"parked_{reason}"] == 1
         assert stage.task("monitor-0").parked is None
 
     run(work())
@@ -367,7 +410,7 @@ def test_any_other_failure_of_a_job_ends_the_process(stage: Stage) -> None:
 def test_a_gap_is_answered_by_seeking_back(stage: Stage) -> None:
     async def work() -> None:
         await stage.own("monitor-0")
-        await stage.runtime.handle(Batch(tp=TP("t.scored", 0), start=5, end=9, records=[]))
+        await stage.runtime.handle(Batch(tp=TP("t.scored", 0), start=5, end=9, records=NOTHING))
         assert stage.consumer.seeks[-1] == {TP("t.scored", 0): 0}
 
     run(work())
@@ -389,7 +432,7 @@ def test_a_seek_that_fails_since_the_partition_was_taken_away_is_no_failure(stag
     async def work() -> None:
         await stage.own("monitor-0")
         stage.consumer.seek_error = IllegalStateError("no current assignment")
-        await stage.runtime.handle(Batch(tp=TP("t.scored", 0), start=5, end=9, records=[]))
+        await stage.runtime.handle(Batch(tp=TP("t.scored", 0), start=5, end=9, records=NOTHING))
 
     run(work())
     assert stage.exits == []
@@ -400,7 +443,7 @@ def test_nothing_is_sought_between_two_assignments(stage: Stage) -> None:
         await stage.own("monitor-0")
         await stage.runtime.revoke()
         seeks = len(stage.consumer.seeks)
-        await stage.runtime.handle(Batch(tp=TP("t.scored", 0), start=5, end=9, records=[]))
+        await stage.runtime.handle(Batch(tp=TP("t.scored", 0), start=5, end=9, records=NOTHING))
         assert len(stage.consumer.seeks) == seeks
 
     run(work())
@@ -411,7 +454,7 @@ def test_a_bug_ends_the_process_and_names_topic_partition_and_offsets(
 ) -> None:
     async def work() -> None:
         await stage.own("monitor-0")
-        await stage.runtime.handle(Batch(tp=TP("t.scored", 0), start=0, end=2, records=[object()]))
+        await stage.runtime.handle(Batch(tp=TP("t.scored", 0), start=0, end=2, records=BROKEN))
         await until(lambda: stage.exits)
 
     run(work())
@@ -437,7 +480,7 @@ def test_the_joiner_pauses_the_input_that_runs_ahead_and_resumes_it(stage: Stage
 
 
 def test_batches_of_tasks_that_are_not_ours_are_left_alone(stage: Stage) -> None:
-    run(stage.runtime.handle(Batch(tp=TP("t.scored", 0), start=5, end=9, records=[])))
+    run(stage.runtime.handle(Batch(tp=TP("t.scored", 0), start=5, end=9, records=NOTHING)))
     assert stage.consumer.seeks == []
 
 

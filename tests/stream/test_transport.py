@@ -13,7 +13,14 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from faust.types import TP
 
-from streamapp.stream.transport import ConsumerThread, FetchFailed
+from streamapp.stream.transport import (
+    FETCH_MAX_WAIT_MS,
+    MAX_RECORDS,
+    UNREAD_WAIT_MS,
+    ConsumerThread,
+    FetchFailed,
+    hurry,
+)
 from tests.stream.doubles import run
 
 ATTRIBUTES = 22
@@ -194,8 +201,10 @@ def test_a_large_answer_is_handed_over_in_parts_that_follow_each_other() -> None
     async def work() -> None:
         fetcher = Fetcher(a=0)
         fetcher.fetched("a", answer(0, *(wire(i * 1000, 1000) for i in range(5))))
-        parts = [part for _ in range(4) for part in drain(fetcher, "a")]
-        assert parts == [("a", 0, 2000, 2000), ("a", 2000, 4000, 2000), ("a", 4000, 5000, 1000)]
+        first, second, none = (drain(fetcher, "a") for _ in range(3))
+        assert first == [("a", 0, MAX_RECORDS, MAX_RECORDS)]
+        assert second == [("a", MAX_RECORDS, 5000, 5000 - MAX_RECORDS)]
+        assert none == []
 
     run(work())
 
@@ -208,5 +217,50 @@ def test_a_position_out_of_range_is_a_failed_fetch_of_its_partition() -> None:
         with pytest.raises(FetchFailed) as caught:
             drain(fetcher, "a")
         assert caught.value.error is error
+
+    run(work())
+
+
+class Asked(Fetcher):
+    """A fetcher that remembers how long the broker may hold each fetch."""
+
+    def __init__(self, **positions: int) -> None:
+        super().__init__(**positions)
+        self.waits: list[int] = []
+
+    async def _proc_fetch_request(self, assignment: Any, node_id: int, request: Any) -> bool:
+        self.waits.append(request._max_wait_ms)
+        return True
+
+    async def ask(self) -> int:
+        """Fetch, and return how long the broker may hold it."""
+        request = SimpleNamespace(_max_wait_ms=FETCH_MAX_WAIT_MS, topics=[])
+        await self._proc_fetch_request(self._assignment, 0, request)
+        return self.waits[-1]
+
+
+def test_a_fetch_is_held_for_long_only_if_nothing_waits_to_be_handed_over() -> None:
+    async def work() -> None:
+        fetcher = Asked(a=3, b=7)
+        hurry(fetcher)
+        assert await fetcher.ask() == FETCH_MAX_WAIT_MS
+        fetcher.fetched("a", answer(3, wire(3, 2)))
+        assert await fetcher.ask() == UNREAD_WAIT_MS
+        drain(fetcher, "a")
+        assert await fetcher.ask() == FETCH_MAX_WAIT_MS
+
+    run(work())
+
+
+def test_what_nobody_reads_on_lets_fetches_be_held_longer_and_longer() -> None:
+    async def work() -> None:
+        fetcher = Asked(a=0, b=7)
+        hurry(fetcher)
+        fetcher.fetched("a", answer(0, *(wire(i * 1000, 1000) for i in range(2 * MAX_RECORDS // 1000))))
+        waits = [await fetcher.ask() for _ in range(6)]
+        assert waits[:3] == [UNREAD_WAIT_MS, 2 * UNREAD_WAIT_MS, 4 * UNREAD_WAIT_MS]
+        assert waits[-1] == FETCH_MAX_WAIT_MS
+        drain(fetcher, "a")
+        assert await fetcher.ask() == UNREAD_WAIT_MS
 
     run(work())

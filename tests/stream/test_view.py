@@ -17,6 +17,7 @@ from streamapp.stream.transport import EndProof
 from streamapp.stream.view import (
     BREATH,
     KEEPS_UP,
+    PICTURE_HOLDS,
     SUMMARY_HOLDS,
     View,
     breathing,
@@ -187,6 +188,41 @@ def test_making_a_picture_lets_the_stream_go_on_wherever_it_takes_a_while() -> N
 
     assert run(work()) == [0, 1, 2, 3]
     assert turns[:4] == ["picture", "stream", "picture", "stream"]
+
+
+def test_a_picture_is_taken_when_somebody_scrapes(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+
+    async def scrape(view: View) -> str:
+        assert view.web is not None
+        with await asyncio.to_thread(urllib.request.urlopen, view.web.url + "/metrics", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    async def work() -> None:
+        view = View(stage.runtime)
+        view.start()
+        assert view.web is not None
+        try:
+            await stage.own("monitor-0")
+            assert 'model="fraud"' not in await scrape(view)
+            stage.task("monitor-0").monitor.apply(batch([Row(scores=0.5, outcome=True)]), Position(0, 0, START))
+            assert 'model="fraud"' not in await scrape(view)
+            stage.bench.clock.now += PICTURE_HOLDS
+            assert 'streamapp_outcomes_total{group="default",model="fraud"} 1.0' in await scrape(view)
+        finally:
+            view.web.stop()
+
+    run(work())
+
+
+def test_scrapes_at_once_share_a_picture(stage: Stage) -> None:
+    async def work() -> None:
+        view = View(stage.runtime)
+        await stage.own("monitor-0")
+        await asyncio.gather(view._picture(), view._picture())
+        assert len(view._exposition._news) == 2  # adopted once, published once
+
+    run(work())
 
 
 def test_the_summary_is_made_when_somebody_asks_for_it(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ class Deadlines:
             self._page(first + int(days[start])).append(places[start:end])
 
     def due(self, clock: float, groups: Groups) -> tuple[Ints, Floats]:
-        """Remove and return what waits with a deadline below *clock*, soonest first, then by offset: rows, deadlines."""
+        """Remove and return what waits with a deadline below *clock*, soonest first: rows and deadlines."""
         if clock <= self.soonest:
             return self._open[:0], self._open_deadlines[:0]
         self._lay_open(clock, groups)

@@ -112,6 +112,10 @@ class Group:
             self._latency_sum += arrivals.latency_sum
         self.heard(log_time)
 
+    def expect(self, predictions: int, updated: float | None) -> None:
+        """Know of so many predictions without a verdict, the newest thing heard of them at a log time."""
+        self.predictions, self.updated = predictions, updated
+
     def heard(self, log_time: float) -> None:
         """Note how new the newest thing is."""
         self.updated = log_time if self.updated is None else max(self.updated, log_time)

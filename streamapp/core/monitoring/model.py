@@ -70,6 +70,8 @@ class ModelMonitor:
         self._baselines = None if self._task is None else Baselines(self._task, settings)
         self._changed: set[str] = set()
         """Groups that have changed since :meth:`take`."""
+        self._gone: set[str] = set()
+        """Groups that were forgotten since then."""
         self._trimmed = False
 
     @property
@@ -78,14 +80,33 @@ class ModelMonitor:
         return self.settings.control if self.settings.control is not None else next(iter(self.groups), None)
 
     @property
-    def heard(self) -> float | None:
-        """Log time of the newest thing heard."""
-        return max((group.updated for group in self.groups.values() if group.updated is not None), default=None)
-
-    @property
     def changed(self) -> bool:
         """Whether :meth:`take` has something to say."""
-        return bool(self._changed) or self._trimmed
+        return bool(self._changed or self._gone) or self._trimmed
+
+    def forget(self, now: float) -> list[str]:
+        """Drop the groups that nothing was heard of for too long, now that log time has come to *now*; return them.
+
+        One with predictions that wait for their verdict stays: it will be heard of.
+        """
+        silent = now - self.settings.forget_after
+        gone = [
+            name
+            for name, group in self.groups.items()
+            if group.updated is not None and group.updated < silent and group.pending <= 0
+        ]
+        for name in gone:
+            del self.groups[name]
+            self._changed.discard(name)
+            self._gone.add(name)
+        return gone
+
+    def expect(self, other: "ModelMonitor") -> None:
+        """Know of the predictions that another monitor of the same model waits for, and of nothing else."""
+        for name, group in other.groups.items():
+            if group.pending > 0:
+                self._group(name).expect(group.pending, group.updated)
+                self._changed.add(name)
 
     def arrive(self, arrivals: Arrivals) -> None:
         """Take what came in."""
@@ -152,12 +173,14 @@ class ModelMonitor:
     def take(self) -> dict[str, bytes | None]:
         """Return the checkpoint entries that have changed since the last time, None for those to be deleted."""
         entries: dict[str, bytes | None] = {}
+        for name in sorted(self._gone):
+            entries[_group_key(name)] = None
         for name in sorted(self._changed):
             entries[_group_key(name)] = self.groups[name].snapshot()
         if self._baselines is not None:
             for key, data in self._baselines.take().items():
                 entries["known/" + key] = data
-        self._changed, self._trimmed = set(), False
+        self._changed, self._gone, self._trimmed = set(), set(), False
         head = _Head(self._task, self.settings.control, tuple(self._classes.words), tuple(self.groups))
         entries["head"] = msgspec.msgpack.encode(head)
         return entries
@@ -210,6 +233,7 @@ class ModelMonitor:
         for place in present:
             group = self._group(batch.group.words[place])
             group.verdicts = [a + b for a, b in zip(group.verdicts, verdicts[place].tolist(), strict=True)]
+            group.predictions = max(group.predictions, sum(group.verdicts))  # arrivals may have been forgotten
             group.heard(float((latest if len(present) == 1 else latest[code == place]).max()))
             self._changed.add(group.name)
 

@@ -35,6 +35,9 @@ def floats(data: bytes) -> NDArray[np.float64]:
         CheckpointError: The bytes are not such a column.
     """
     if data[:1] == b"0":
+        # It says how many there are without having them: eight digits are more than any column has.
+        if not data[1:].isdigit() or len(data) > 9:
+            raise CheckpointError(f"expected a packed column, got {len(data)} bytes that say how many are missing")
         return np.full(int(data[1:]), np.nan)
     return _items(data).astype(np.float64)
 

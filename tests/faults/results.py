@@ -1,0 +1,79 @@
+"""A file of results that grows with every run, whoever makes it."""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tests.faults.jobs import Result
+from tests.faults.scenarios import SCENARIOS
+
+ROOT = Path(__file__).parents[2]
+
+
+class Report:
+    """Results of runs as a JSON file: a summary by scenario, and every run.
+
+    Args:
+        path: Of the file. What it holds already is kept.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Return all runs so far, oldest first."""
+        return json.loads(self._path.read_text())["runs"] if self._path.exists() else []
+
+    def add(self, result: Result) -> None:
+        """Add a run; others may do so at the same time."""
+        with self._path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            runs = [*self.runs(), {**result.brief(), "commit": _commit()}]
+            content = {"machine": machine(), "scenarios": summary(runs), "runs": runs}
+            part = self._path.with_suffix(".part")
+            part.write_text(json.dumps(content, indent=1) + "\n")
+            os.replace(part, self._path)
+
+
+def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return one entry for each scenario that was run, in the order of the scenarios."""
+    found = []
+    for name, scenario in SCENARIOS.items():
+        ours = [run for run in runs if run["scenario"] == name and run["mutant"] is None]
+        if not ours:
+            continue
+        compared: Counter[str] = Counter()
+        for run in ours:
+            compared.update(run["compared"])
+        found.append(
+            {
+                "fault": scenario.fault,
+                "scenario": name,
+                "times": len(ours),
+                "held": sum(run["held"] for run in ours),
+                "seeds": [run["seed"] for run in ours],
+                "failed": [run["seed"] for run in ours if not run["held"]],
+                "seconds": round(sum(run["seconds"] for run in ours) / len(ours), 1),
+                "compared": dict(compared),
+            }
+        )
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Return what the runs were made on."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {"cores": os.cpu_count(), "memory_gib": round(memory / 2**30), "python": platform.python_version()}
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,68 @@
+"""Nothing bad happens to workers in these, or one thing: the least in which a certain defect shows."""
+
+import time
+
+from tests.faults.proxy import Fate, Trap, Where
+from tests.faults.run import Run
+from tests.faults.scenarios.scenario import Scenario
+from tests.faults.wire import Api
+
+PAIRS = 2000
+RATE = 800
+SEEN = 2.0
+"""Seconds within which whoever reads what is not committed has done so."""
+
+
+def restarted_once(run: Run) -> None:
+    """A worker is stopped in order, and another goes on."""
+    first = run.start()
+    run.until_ready(first)
+    run.produce(PAIRS, RATE)
+    run.until_rows()
+    run.until_sent(0.8)
+    run.stop(first)
+    run.start()
+
+
+def killed_before_committing(run: Run) -> None:
+    """A worker dies when all of a transaction has arrived but its end, and there was time to read it."""
+    first = run.start(proxied=True)
+    run.until_ready(first)
+    run.produce(PAIRS, RATE / 2)
+    run.until_rows()
+    trap = run.proxy.set(Trap(api=Api.END_TXN, where=Where.REQUEST, fate=Fate.HOLD, client="joiner-"))
+    run.until(trap.caught.is_set, "a commit of a joiner caught")
+    time.sleep(SEEN)
+    run.kill(first)
+    run.proxy.drop(trap)
+    run.start()
+
+
+def stale_owner_wakes(run: Run) -> None:
+    """An owner that has much to commit sleeps, another takes over, and it wakes."""
+    stale = run.start()
+    run.until_ready(stale)
+    run.produce(PAIRS, RATE / 2)
+    run.until_rows()
+    time.sleep(SEEN / 2)
+    stale.may_end = True
+    run.pause(stale)
+    run.until_ready(run.start())
+    run.until_rows()
+    run.resume(stale)
+    run.end_load()
+
+
+SHOWS = ("joined", "expired")
+
+SCENARIOS = (
+    Scenario(fault="none", play=restarted_once, times=0, shows=SHOWS),
+    Scenario(fault="none", play=killed_before_committing, times=0, shows=SHOWS),
+    Scenario(
+        fault="none",
+        play=stale_owner_wakes,
+        times=0,
+        environ={"STREAMAPP_COMMIT_INTERVAL": str(SEEN)},
+        shows=SHOWS,
+    ),
+)

@@ -1,0 +1,31 @@
+"""What a scenario is."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from tests.faults.oracle import USUAL, Times
+from tests.faults.run import Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """A small script of steps. What must hold afterwards is the same for all."""
+
+    fault: str
+    """What it does to whom, as the table of the guarantees has it."""
+    play: Callable[[Run], None]
+    times: int = 1
+    """Runs in the long form."""
+    cluster: bool = False
+    """Whether it is played on three brokers, in the long form only."""
+    times_of: Times = USUAL
+    """What decides about verdicts."""
+    environ: Mapping[str, str] = field(default_factory=dict)
+    """More variables of its workers."""
+    shows: tuple[str, ...] = ("joined", "expired", "censored", "signals")
+    """Of what there must have been some to compare."""
+
+    @property
+    def name(self) -> str:
+        """Name by which it is asked for."""
+        return self.play.__name__.replace("_", "-")

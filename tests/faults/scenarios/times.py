@@ -1,0 +1,89 @@
+"""What happens to time: outcomes come late and out of order, or nothing comes at all."""
+
+from tests.faults.load import Item
+from tests.faults.oracle import Times
+from tests.faults.run import PARTITIONS, Run
+from tests.faults.scenarios.scenario import Scenario
+
+PAIRS = 2000
+RATE = 500
+DAY = 86_400.0
+
+
+def nightly_upload(run: Run) -> None:
+    """A week's predictions, then a week's outcomes, each at once and shuffled; the worker is killed in between."""
+    items = run.events(2 * PAIRS, plain=True)
+    for number, (_, _, event) in enumerate(items):
+        assert isinstance(event, dict)
+        event["ts"] = -DAY - 7 * DAY * ((number * 7919) % len(items)) / len(items)
+    predictions = {key: event for topic, key, event in items if topic == "predictions"}
+    for topic, key, event in items:
+        if topic == "outcomes":  # known within a day
+            event["ts"] = predictions[key]["ts"] + run.draw.uniform(0, DAY)
+    worker = run.start()
+    run.send(_shuffled(run, items, "predictions"))
+    run.until_ready(worker)
+    run.wait(0.0, 2.0)
+    run.kill(worker)
+    outcomes = _shuffled(run, items, "outcomes")
+    run.send(outcomes)
+    worker = run.start()
+    run.until_rows(len(outcomes) // 2)
+    run.stop(worker)
+    run.until_ready(run.start())
+
+
+def idle_topic(run: Run) -> None:
+    """No outcome comes for the whole window, and then no prediction: what is overdue expires all the same."""
+    worker = run.start()
+    run.until_ready(worker)
+    items = run.events(PAIRS)
+    run.send([item for item in items if item[0] == "predictions"], RATE)
+    run.end_load()
+    run.until_rows(100)
+    run.confirm("predictions expired while no outcome had come")
+    _until_all_resolved(run)
+    run.confirm("all predictions expired while nothing came")
+    run.produce(PAIRS, RATE)
+
+
+def one_partition_without_data(run: Run) -> None:
+    """One partition is never written to: it holds nobody up, before and after a restart."""
+    empty = run.draw.randrange(PARTITIONS)
+    worker = run.start()
+    run.send([item for item in run.events(PAIRS) if run.partition_of(item[1]) != empty], 2 * RATE)
+    run.end_load()
+    run.stop(worker)
+    worker = run.start()
+    run.send([item for item in run.events(PAIRS) if run.partition_of(item[1]) != empty], 2 * RATE)
+    run.until_ready(worker)
+    _until_all_resolved(run)
+    assert not run.verdicts()[empty], "the empty partition has verdicts"
+    run.confirm(f"all was resolved while partition {empty} was empty")
+
+
+def _shuffled(run: Run, items: list[Item], topic: str) -> list[Item]:
+    chosen = [item for item in items if item[0] == topic]
+    run.draw.shuffle(chosen)
+    return chosen
+
+
+def _until_all_resolved(run: Run) -> None:
+    run.end_load()
+    due = [part.rows.keys() for part in run.due()]
+    run.until(lambda: all(run.verdicts()[n] >= offsets for n, offsets in enumerate(due)), "all resolved")
+
+
+FAULT = "a nightly upload; a topic idle for the whole window; one partition without data"
+
+SCENARIOS = (
+    Scenario(
+        fault=FAULT,
+        play=nightly_upload,
+        times=5,
+        times_of=Times(window=DAY, grace=2 * DAY),
+        shows=("joined",),
+    ),
+    Scenario(fault=FAULT, play=idle_topic, times=3, shows=("joined", "expired")),
+    Scenario(fault=FAULT, play=one_partition_without_data, times=3, shows=("joined", "expired")),
+)

@@ -1,0 +1,183 @@
+"""What happens to workers: they die, sleep, join, leave and are replaced."""
+
+from tests.faults.proxy import Fate, Trap, Where
+from tests.faults.run import SESSION, Run
+from tests.faults.scenarios.scenario import Scenario
+from tests.faults.wire import Api
+
+PAIRS = 3000
+RATE = 500
+
+
+def kill_at_random_moments(run: Run) -> None:
+    """The only worker is killed again and again: in mid-work, soon after its start, while it takes over."""
+    worker = run.start()
+    run.until_ready(worker)
+    run.produce(PAIRS, RATE)
+    run.until_rows()
+    for number in range(4):
+        # Every second one is still starting or taking over.
+        run.wait(*((0.2, 1.5) if number % 2 == 0 else (0.2, 2.0)))
+        run.kill(worker)
+        worker = run.start()
+        if number % 2 == 1:
+            run.until_ready(worker)
+
+
+RESTORES = {
+    "fencing its predecessor": (Api.INIT_PRODUCER_ID, b"joiner-"),
+    "reading a joiner's checkpoint": (Api.FETCH, b"checkpoints-joiner"),
+    "reading predictions again": (Api.FETCH, b"predictions"),
+    "reading a monitor's checkpoint": (Api.FETCH, b"checkpoints-monitor"),
+}
+
+
+def kill_during_restore(run: Run) -> None:
+    """The only worker is killed at each step of taking over: what it asks the broker is caught, and then it dies."""
+    worker = run.start(proxied=True)
+    run.until_ready(worker)
+    run.produce(PAIRS, RATE)
+    run.until_rows()
+    steps = list(RESTORES.items())
+    run.draw.shuffle(steps)
+    for step, (api, content) in steps:
+        run.kill(worker)
+        # Tasks read with clients of their own; the group's consumer has another name.
+        client = "aiokafka" if api is Api.FETCH else "joiner-"
+        where = run.draw.choice([Where.REQUEST, Where.ANSWER])
+        trap = run.proxy.set(Trap(api=api, where=where, fate=Fate.HOLD, client=client, content=content))
+        worker = run.start(proxied=True)
+        run.until(trap.caught.is_set, f"caught while {step}")
+        assert "ready: joiner-0" not in worker.said
+        run.confirm(f"killed while {step}, {where.value}")
+        run.kill(worker)
+        run.proxy.drop(trap)
+        worker = run.start(proxied=True)
+        if run.draw.random() < 0.5:
+            run.until_ready(worker)
+
+
+COMMITS = {
+    "nothing of its transaction had arrived": (Api.PRODUCE, Where.REQUEST),
+    "its transaction had arrived": (Api.PRODUCE, Where.ANSWER),
+    "its transaction was about to be committed": (Api.END_TXN, Where.REQUEST),
+    "its transaction was committed, and it had not heard of it": (Api.END_TXN, Where.ANSWER),
+}
+
+
+def kill_during_commit(run: Run) -> None:
+    """The only worker is killed at each step of a commit; what it has still under way arrives later, or never."""
+    worker = run.start(proxied=True)
+    run.until_ready(worker)
+    run.produce(PAIRS, RATE)
+    run.until_rows()
+    steps = list(COMMITS.items())
+    run.draw.shuffle(steps)
+    for step, (api, where) in steps:
+        role = run.draw.choice(["joiner-", "joiner-", "monitor-"])
+        trap = run.proxy.set(Trap(api=api, where=where, fate=Fate.HOLD, client=role))
+        run.until(trap.caught.is_set, f"caught in a commit of {role}")
+        run.confirm(f"killed when {step}")
+        run.kill(worker)
+        worker = run.start(proxied=True)
+        if run.draw.random() < 0.5:
+            run.until_ready(worker)
+            run.proxy.let_go(trap)
+        else:
+            run.proxy.drop(trap)
+            run.until_ready(worker)
+
+
+def join_and_leave_under_backlog(run: Run) -> None:
+    """Workers come and go while there is much to do, also both at once."""
+    run.produce(2 * PAIRS)
+    first = run.start()
+    run.produce(2 * PAIRS, 4 * RATE)
+    run.until_rows()
+    second = run.start()
+    run.wait(0.0, 2.0)
+    third = run.start()
+    run.stop(first)
+    run.wait(0.0, 2.0)
+    run.stop(third)
+    run.until_ready(second)
+
+
+def rolling_restart_of_three(run: Run) -> None:
+    """Three workers are replaced, one by one."""
+    workers = [run.start() for _ in range(3)]
+    run.until_ready(*workers)
+    run.produce(PAIRS, RATE / 2)
+    for worker in workers:
+        run.wait(0.0, 1.0)
+        run.stop(worker)
+        run.until_ready(run.start())
+
+
+def sigterm_under_load(run: Run) -> None:
+    """The only worker is asked to end in mid-work, and another goes on."""
+    run.produce(PAIRS, RATE)
+    worker = run.start()
+    run.until_rows()
+    for _ in range(2):
+        run.wait(0.0, 1.5)
+        run.stop(worker)
+        worker = run.start()
+        run.until_ready(worker)
+
+
+def asleep_beyond_the_session(run: Run) -> None:
+    """An owner is stopped for longer than its session, loses everything to another, and wakes."""
+    stale = run.start()
+    run.until_ready(stale)
+    run.produce(PAIRS, RATE / 3)
+    run.until_rows()
+    run.wait(0.0, 1.0)
+    stale.may_end = True
+    run.pause(stale)
+    other = run.start()
+    run.until_ready(other)
+    run.wait(0.0, 1.0)
+    run.resume(stale)
+    run.until_ended(stale, 1, "ending (")
+    run.confirm("the stale owner ended")
+    again = run.start()
+    run.until_ready(again, other)
+    assert "joiner-" in again.get("/readyz")[1].decode(), "the stale owner came back and owns nothing"
+
+
+def cut_off_beyond_the_session(run: Run) -> None:
+    """One of two workers cannot reach the broker for longer than its session; the other takes over."""
+    near, far = run.start(), run.start(supervised=True, proxied=True)
+    run.until_ready(near, far)
+    run.produce(PAIRS, RATE / 3)
+    run.until_rows()
+    run.wait(0.0, 1.0)
+    run.say("cut worker 1 off")
+    run.proxy.cut()
+    run.wait(SESSION + 1, SESSION + 4)
+    run.until(lambda: b"joiner-3" in near.get("/readyz")[1], "the other has taken over")
+    run.say("let it through again")
+    run.proxy.heal()
+    run.until_says(far, "ending (")
+    run.until_says(far, "ready: ", times=2)
+    run.until_ready(near, far)
+    run.confirm("the one cut off ended, and came back as a new owner")
+
+
+KILLED = "`kill -9` at a random moment, also during restore and during a checkpoint"
+
+SCENARIOS = (
+    Scenario(fault=KILLED, play=kill_at_random_moments, times=20),
+    Scenario(fault=KILLED, play=kill_during_restore, times=15),
+    Scenario(fault=KILLED, play=kill_during_commit, times=15),
+    Scenario(
+        fault="worker joins, leaves, both at once, under backlog", play=join_and_leave_under_backlog, times=20
+    ),
+    Scenario(fault="rolling restart of three", play=rolling_restart_of_three, times=20),
+    Scenario(fault="`SIGTERM` under load", play=sigterm_under_load, times=20),
+    Scenario(
+        fault="`SIGSTOP` for longer than the session timeout, then `SIGCONT`", play=asleep_beyond_the_session, times=10
+    ),
+    Scenario(fault="cut off from the broker for longer than the session", play=cut_off_beyond_the_session, times=10),
+)
