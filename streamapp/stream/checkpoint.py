@@ -62,6 +62,10 @@ class _Inputs(Struct, omit_defaults=True):
     quarantined: dict[str, list[int]] = {}
     """Offsets by topic that are left out: an operator moved their records to ``dead-letters``."""
     failure: Failure | None = None
+    partitions: int | None = None
+    """How many each input has: with another number, keys lie elsewhere."""
+    sum: int | None = None
+    """CRC-32 of all other keys and their values, combined: tells whether they are those that were written together."""
 
 
 class Checkpoint:
@@ -83,7 +87,11 @@ class Checkpoint:
         """Offsets by topic that the task leaves out."""
         self.failure: Failure | None = None
         """Failures of the task at the place that it has not passed yet."""
+        self.partitions: int | None = None
+        """How many each input has; None: nobody has said."""
         self._sizes: dict[bytes, int] = {}
+        self._digests: dict[bytes, int] = {}
+        self._sum = 0
         self._inputs: _Inputs | None = None
 
     async def load(self, reader: Reader) -> dict[bytes, bytes] | None:
@@ -102,18 +110,21 @@ class Checkpoint:
         self._sizes = {key: len(value) for key, value in entries.items()}
         self.bytes = sum(self._sizes.values())
         inputs = entries.pop(INPUT, None)
+        for key, value in entries.items():
+            self._add(key, value)
         if inputs is None:
             if entries:
-                raise CheckpointError(f"{self}: the key 'input' is missing beside {len(entries)} others: it is damaged")
+                raise self.refused(f"the key 'input' is missing beside {len(entries)} others: it is damaged")
             return None
         try:
             self._inputs = msgspec.msgpack.decode(inputs, type=_Inputs)
         except msgspec.DecodeError as error:
-            raise CheckpointError(f"{self}: the key 'input' cannot be read ({error}): it is damaged") from error
+            raise self.refused(f"the key 'input' cannot be read ({error}): it is damaged") from error
         if self._inputs.format != FORMAT:
             raise CheckpointError(
                 f"{self}: format {self._inputs.format}, but this version reads {FORMAT}: run the version that wrote it"
             )
+        self.partitions = self._inputs.partitions
         self.logs = dict(self._inputs.logs)
         self.quarantined = {topic: set(offsets) for topic, offsets in self._inputs.quarantined.items()}
         self.failure = self._inputs.failure
@@ -134,19 +145,61 @@ class Checkpoint:
         """Bytes of the current value of each key."""
         return self._sizes
 
-    async def verify(self, reader: Reader, inputs: Sequence[TP]) -> dict[TP, InputMark]:
+    def refused(self, why: str) -> CheckpointError:
+        """Return the error that says why this cannot be used, and what to do."""
+        return CheckpointError(f"{self}: {why}; {self.way_out}")
+
+    @property
+    def way_out(self) -> str:
+        """What an operator can do where a checkpoint, or what it was made from, cannot be used."""
+        return (
+            f"restore the topic, or delete the entries of partition {self.partition} of {self.topic} and the group's"
+            " offsets to begin at the log's start"
+        )
+
+    def verify_sum(self) -> None:
+        """Make sure that the entries are those that were written together.
+
+        Raises:
+            CheckpointError: one is missing, altered, or from another time than the others.
+        """
+        if self._inputs is not None and self._inputs.sum is not None and self._inputs.sum != self._sum:
+            raise self.refused(
+                f"its {len(self._digests)} values are not those that were written together: one is missing, altered, or"
+                " from another time"
+            )
+
+    def _add(self, key: bytes, value: bytes | None) -> None:
+        now = zlib.crc32(value, zlib.crc32(key)) if value is not None else 0
+        self._sum ^= self._digests.pop(key, 0) ^ now
+        if value is not None:
+            self._digests[key] = now
+
+    async def verify(self, reader: Reader, inputs: Sequence[TP], partitions: int | None = None) -> dict[TP, InputMark]:
         """Return the marks, having made sure that the inputs are still the logs that they were made from.
+
+        Args:
+            reader: Of the inputs.
+            inputs: Of the task.
+            partitions: How many each of them has now; None: do not look.
 
         Raises:
             CheckpointError: an input is not the log it was: made anew, truncated, or another set of partitions.
         """
         assert self._inputs is not None
         marks = {}
+        if partitions is not None:
+            if self.partitions not in (None, partitions):
+                raise self.refused(
+                    f"it was written for {self.partitions} partitions of {inputs[0].topic}, now there are {partitions}:"
+                    " keys lie in others than before"
+                )
+            self.partitions = partitions
         self.identify(await reader.topic_ids([tp.topic for tp in inputs]))
         for tp in inputs:
             mark = self._inputs.inputs.get(tp.topic)
             if mark is None:
-                raise CheckpointError(f"{self}: it has no position for {tp.topic}: it was written for other topics")
+                raise self.refused(f"it has no position for {tp.topic}: it was written for other topics")
             await self._verify_log(reader, tp, mark)
             marks[tp] = mark
         return marks
@@ -160,35 +213,32 @@ class Checkpoint:
         for topic, now in ids.items():
             known = self.logs.setdefault(topic, now)
             if known != now:
-                raise CheckpointError(
-                    f"{self}: {topic} was made anew: its id is {now}, positions are of {known}; {self._way_out}"
-                )
-
-    @property
-    def _way_out(self) -> str:
-        return f"restore the topic, or delete {self.topic} and the group's offsets to begin at the log's start"
+                raise self.refused(f"{topic} was made anew: its id is {now}, positions are of {known}")
 
     async def _verify_log(self, reader: Reader, tp: TP, mark: InputMark) -> None:
         name = f"{tp.topic}[{tp.partition}]"
         start = await reader.beginning(tp.topic, tp.partition)
         if start > mark.position:
-            raise CheckpointError(
-                f"{self}: position {mark.position} of {name} is gone, the log now starts at {start}: retention overtook"
-                f" the task, or the topic was made anew; {self._way_out}"
+            raise self.refused(
+                f"position {mark.position} of {name} is gone, the log now starts at {start}: retention overtook the"
+                " task, or the topic was made anew"
             )
         if mark.last < start:
             return  # nothing left to recognise the log by, or nothing applied yet
         # A topic keeps its id when its end is lost (an unclean election, a disk) and it grows again.
-        record = await reader.record(tp.topic, tp.partition, mark.last)
+        try:
+            record = await reader.record(tp.topic, tp.partition, mark.last)
+        except CheckpointError as error:
+            raise self.refused(str(error)) from error
         if record is None or digest(record) != mark.digest:
-            raise CheckpointError(
-                f"{self}: offset {mark.last} of {name} is not the record that was applied: the topic was made anew or"
-                f" truncated; {self._way_out}"
+            raise self.refused(
+                f"offset {mark.last} of {name} is not the record that was applied: the topic was made anew or truncated"
             )
 
     def begin(self, marks: Mapping[TP, InputMark]) -> None:
         """Hear where a task begins that has never committed."""
-        self._inputs = _Inputs(FORMAT, {tp.topic: mark for tp, mark in marks.items()}, self.logs)
+        inputs = {tp.topic: mark for tp, mark in marks.items()}
+        self._inputs = _Inputs(FORMAT, inputs, self.logs, partitions=self.partitions, sum=self._sum)
 
     def passed(self, topic: str, position: int) -> None:
         """Hear that nothing before a position of an input will ever be read again."""
@@ -206,8 +256,12 @@ class Checkpoint:
 
     def records(self, entries: Mapping[bytes, bytes | None], marks: Mapping[TP, InputMark]) -> list[Record]:
         """Return the records that store changed entries (None: removed) together with the marks."""
+        for key, value in entries.items():
+            self._add(key, value)
         inputs = {tp.topic: mark for tp, mark in marks.items()}
-        self._inputs = _Inputs(FORMAT, inputs, self.logs, self._quarantined(), self.failure)
+        self._inputs = _Inputs(
+            FORMAT, inputs, self.logs, self._quarantined(), self.failure, partitions=self.partitions, sum=self._sum
+        )
         values: dict[bytes, bytes | None] = {**entries, INPUT: msgspec.msgpack.encode(self._inputs)}
         for key, value in values.items():
             size = len(value) if value is not None else 0

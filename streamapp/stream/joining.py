@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from streamapp.core.events import Arrivals, GroupArrivals, Tick
 from streamapp.core.hashing import partitions as partitions_of
 from streamapp.core.join import InputBatch, Joiner
+from streamapp.errors import CheckpointError
 from streamapp.stream.codec import decode_outcomes, decode_predictions, encode_scored, split
 from streamapp.stream.dead_letters import dead_letter
 from streamapp.stream.producer import Acknowledged, Record
@@ -83,7 +84,15 @@ class JoinerTask(Task):
                         reread(input_batch(records, decode, self.quarantined(tp.topic)))
                         again.records += len(records)
                 self.counters.add("reread", (self.role, self.around.topics.short(tp.topic)), again.records)
-        self.joiner.restored()
+        try:
+            self.joiner.restored()
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; set STREAMAPP_ALLOW_LOST=true to count them as lost") from error
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions each input has."""
+        return self.around.config.partitions
 
     def restart_position(self, tp: TP) -> int:
         """Return the oldest offset that the joiner needs."""

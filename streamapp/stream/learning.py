@@ -81,11 +81,17 @@ class LearnerTask(Task):
     async def restore(self, reader: Reader, entries: Mapping[bytes, bytes]) -> None:
         """Remember what was learned; requests that were not finished come again."""
         for key, value in self.updates.restore(entries).items():
-            if key == KEPT_DONE:
-                self._done = set(msgspec.msgpack.decode(value, type=list[int]))
-            else:
-                model, group = msgspec.msgpack.decode(key, type=Key)
-                self._learned[model, group] = msgspec.msgpack.decode(value, type=Learned)
+            try:
+                self._recall(key, value)
+            except msgspec.DecodeError as error:
+                raise CheckpointError(f"the value of {key!r} cannot be read: {error}") from error
+
+    def _recall(self, key: bytes, value: bytes) -> None:
+        if key == KEPT_DONE:
+            self._done = set(msgspec.msgpack.decode(value, type=list[int]))
+        else:
+            model, group = msgspec.msgpack.decode(key, type=Key)
+            self._learned[model, group] = msgspec.msgpack.decode(value, type=Learned)
 
     def digest(self, batch: Batch) -> None:
         """Begin a job for each request."""

@@ -40,9 +40,9 @@ TASKS: dict[Role, Callable[[int, Surroundings], Task]] = {
     "learner": LearnerTask,
 }
 BREATH = 0.002
+"""Seconds."""
 TURNS = 8
-"""Turns of the loop after a batch that took longer than that: a commit takes some thirty, and would otherwise wait for as
-many batches."""
+"""Turns of the loop after a batch that took longer: a commit takes some thirty, and would wait for as many batches."""
 BEHIND = 4
 """Commit intervals between two commits of a task that is far behind."""
 FINAL_COMMIT_DEADLINE = 5.0
@@ -262,6 +262,7 @@ class Runtime:
         task = self.tasks.get((role, batch.tp.partition))
         if task is None or task.parked is not None or self.ending is not None:
             return
+        began = self.around.monotonic()
         try:
             await task.handle(batch)
             if isinstance(task, JoinerTask):
@@ -301,7 +302,7 @@ class Runtime:
         if task is not None and task.parked is None:
             if isinstance(failure.error, OffsetOutOfRangeError):
                 why = "the log does not hold the task's position: it was truncated, made anew, or retention overtook it"
-                self.parking.park(task, "position", f"{failure}: {why}")
+                self.parking.park(task, "position", f"{failure}: {why}; {task.checkpoint.way_out}")
             else:
                 self.parking.park(task, "input", str(failure))
 

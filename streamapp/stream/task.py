@@ -139,13 +139,16 @@ class Task(ABC):
                 await self._first_time(reader)
             else:
                 identified = len(self.checkpoint.logs)
-                self.marks = await self.checkpoint.verify(reader, self.inputs)
+                self.marks = await self.checkpoint.verify(reader, self.inputs, self.partitions)
                 self._dirty = len(self.checkpoint.logs) > identified
             self.recovery.found(entries)
             try:
                 await self.restore(reader, entries or {})
+                self.checkpoint.verify_sum()
+            except CheckpointError as error:
+                raise error if str(self.checkpoint) in str(error) else self.checkpoint.refused(str(error)) from error
             except (msgspec.DecodeError, ValueError, LookupError) as error:
-                raise CheckpointError(f"{self.checkpoint}: it cannot be read ({error!r}): it is damaged") from error
+                raise self.checkpoint.refused(f"it cannot be read ({error!r}): it is damaged") from error
         for tp in self.inputs:
             self.checkpoint.passed(tp.topic, self.restart_position(tp))
         self.progressed = self.around.monotonic()
@@ -154,19 +157,24 @@ class Task(ABC):
     async def _first_time(self, reader: Reader) -> None:
         for tp in self.inputs:
             if await self.around.worked(tp):
-                raise CheckpointError(
-                    f"{self}: its group has worked on {tp.topic} before, but {self.checkpoint.topic}"
-                    f"[{self.partition}] holds no checkpoint: it was emptied or deleted. Restore that topic, or delete"
-                    f" the consumer group's offsets of {tp.topic} to begin at the start of the log on purpose"
+                raise self.checkpoint.refused(
+                    f"the group has worked on {tp.topic} before, but this holds no checkpoint: it was emptied or"
+                    " deleted"
                 )
             self.marks[tp] = InputMark(position=await reader.beginning(tp.topic, tp.partition))
         self.checkpoint.identify(await reader.topic_ids([tp.topic for tp in self.inputs]))
+        self.checkpoint.partitions = self.partitions
         self.checkpoint.begin(self.marks)
         self._dirty = True
 
     @abstractmethod
     async def restore(self, reader: Reader, entries: Mapping[bytes, bytes]) -> None:
         """Build the core's state from checkpoint entries (none at all the first time)."""
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions each input has."""
+        return self.around.config.scored_partitions
 
     def restart_position(self, tp: TP) -> int:
         """Return, once restored, the oldest offset that was read again for it."""

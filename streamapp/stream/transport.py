@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any, ClassVar, cast
 
 import aiokafka
-from aiokafka.consumer.fetcher import FetchResult
+from aiokafka.consumer.fetcher import FetchError, FetchResult
 from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -28,6 +28,8 @@ FETCH_BYTES = 1 << 20
 """Per partition and fetch: less starves the alignment of the two inputs (measured)."""
 MAX_RECORDS = 4_000
 """Records after which a hand-over ends, so that one cannot stall the loop for long."""
+FLOW_WAIT_MS = 100
+"""How long the broker collects records for one answer, once it had some."""
 UNREAD_WAIT_MS = 50
 """How long the broker holds a fetch while partitions that are not in it wait to be handed over: one fetch is under way
 at a time, so theirs has to wait for it."""
@@ -79,7 +81,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer = self._ensure_consumer()
         read_frames(consumer._client)
         self._note_ends(consumer._fetcher)
-        hurry(consumer._fetcher)
+        pace(consumer._fetcher)
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         # Faust reads committed only in its own exactly-once mode, and offers no setting for the fetch sizes.
@@ -179,7 +181,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     def _drain(self, fetcher: Any, active: Collection[TP]) -> list[Batch]:
         batches: list[Batch] = []
-        for aio_tp in list(fetcher._records):
+        # Failures first: nobody would hand over what had been taken out of others before.
+        for aio_tp in sorted(fetcher._records, key=lambda each: type(fetcher._records[each]) is FetchResult):
             tp = TP(aio_tp.topic, aio_tp.partition)
             if not fetcher._subscriptions.is_assigned(aio_tp):
                 del fetcher._records[aio_tp]
@@ -196,6 +199,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             try:
                 records = unpack(fetched, MAX_RECORDS)
             except Exception as error:  # a batch that is damaged, or that nothing here can decompress
+                if batches:
+                    fetcher._records[aio_tp] = FetchError(error=error, backoff=0)  # met again with the next call
+                    return batches
                 del fetcher._records[aio_tp]
                 fetcher._notify(fetcher._wait_consume_future)
                 raise FetchFailed(tp, error) from error
@@ -208,28 +214,36 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         return batches
 
 
-def hurry(fetcher: Any) -> None:
-    """Keep fetching while some partitions are read more slowly than others.
+def pace(fetcher: Any) -> None:
+    """Fetch much at a time where little comes, and do not wait where much does.
 
-    aiokafka puts a fetch off for a tenth of a second while anything that was fetched is unread, and then asks for the
-    other partitions alone, which the broker answers after half a second if these have ended: meanwhile nothing is
-    fetched for the first ones. Both starve a loop that reads two inputs in step.
+    Where records come one by one, a broker answers each fetch with the few that have just come, and each answer costs
+    what a large one costs. So it is given a moment to collect some, once there was something.
+
+    Where some partitions are read more slowly than others, fetching goes on for the rest. aiokafka puts a fetch off for
+    a tenth of a second while anything that was fetched is unread, and then asks for the other partitions alone, which
+    the broker answers after half a second if these have ended: meanwhile nothing is fetched for the first ones. Both
+    starve a loop that reads two inputs in step.
     """
     fetcher._prefetch_backoff = UNREAD_BACKOFF
     original = fetcher._proc_fetch_request
     unread: dict[Any, Any] = {}
     wait = UNREAD_WAIT_MS
+    flows = False
 
-    async def hurried(assignment: Any, node_id: int, request: Any) -> Any:
-        nonlocal unread, wait
+    async def paced(assignment: Any, node_id: int, request: Any) -> bool:
+        nonlocal unread, wait, flows
         before, unread = unread, {tp: _position(assignment, tp) for tp in fetcher._records}
         # Longer and longer while nobody reads on: a partition may be paused for good.
         wait = min(2 * wait, FETCH_MAX_WAIT_MS) if unread == before else UNREAD_WAIT_MS
         if unread:
             request._max_wait_ms = wait
-        return await original(assignment, node_id, request)
+        elif flows:
+            request._max_wait_ms, request._min_bytes = FLOW_WAIT_MS, FETCH_BYTES
+        flows = bool(await original(assignment, node_id, request))
+        return flows
 
-    fetcher._proc_fetch_request = hurried
+    fetcher._proc_fetch_request = paced
 
 
 def _position(assignment: Any, tp: Any) -> Any:

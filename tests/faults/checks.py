@@ -30,7 +30,8 @@ def inputs(broker: str, topics: Topics) -> Inputs:
     """Return what is in the two input topics now."""
     log = committed(broker, topics, ("predictions", "outcomes"))
     return {
-        key: {r.offset: (r.offset, r.timestamp / 1000, r.value) for r in records} for key, records in log.records.items()
+        key: {r.offset: (r.offset, r.timestamp / 1000, r.value) for r in records}
+        for key, records in log.records.items()
     }
 
 
@@ -81,9 +82,7 @@ def check(
 # -- verdicts
 
 
-def _verdicts(
-    log: Log, oracle: Sequence[Expected], exempt: Collection[str], compared: Counter[str]
-) -> dict[str, int]:
+def _verdicts(log: Log, oracle: Sequence[Expected], exempt: Collection[str], compared: Counter[str]) -> dict[str, int]:
     """Compare verdicts, and return in which partition of ``scored`` each model is."""
     found: list[dict[int, tuple[Any, ...]]] = [{} for _ in oracle]
     order: dict[tuple[int, str], list[int]] = defaultdict(list)

@@ -390,7 +390,7 @@ class Run:
         deadline = time.monotonic() + self._settled
         try:
             while True:
-                for (message, record) in messages_of(log.more()):
+                for message, record in messages_of(log.more()):
                     if f"joiner-{message.partition}" not in self.exempt:
                         count += len(message)
                     ends[record.partition] = record.offset + 1

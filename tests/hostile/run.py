@@ -84,7 +84,8 @@ def trial(broker: str, folder: Path, prefix: str, messages: Iterable[Sent], *, t
         until(idle.ready, "ready with nothing to do", timeout=60)
         found.rss_before = memory(idle)[0]
         idle.stop()
-        deployment.workers.clear()
+        idle.close()
+        deployment.workers.remove(idle)
         # All is there before the worker that is measured: so it never waits for more.
         asyncio.run(publish(deployment, noted(found, messages)))
         worker = deployment.start()

@@ -89,6 +89,34 @@ def test_another_format_is_refused_with_the_way_out() -> None:
         run(load(broker))
 
 
+@pytest.mark.parametrize("value", [None, b"other", b""])
+def test_a_value_that_is_missing_or_altered_is_noticed(value: bytes | None) -> None:
+    broker = Broker()
+    write(broker, Checkpoint(TOPIC, 0), {b"meta": b"m", b"page": b"p"}, InputMark(0))
+    run(load(broker))[0].verify_sum()
+    broker.append(TOPIC, value, key=b"page")
+    with pytest.raises(CheckpointError, match="values are not those that were written together: one is missing"):
+        run(load(broker))[0].verify_sum()
+
+
+def test_values_add_up_however_often_they_were_written_and_removed() -> None:
+    broker = Broker()
+    checkpoint = Checkpoint(TOPIC, 0)
+    for entries in ({b"meta": b"m", b"page": b"p"}, {b"page": None, b"more": b"x"}, {b"meta": b"n"}, {b"never": None}):
+        write(broker, checkpoint, entries, InputMark(0))
+    later = run(load(broker))[0]
+    later.verify_sum()
+    write(broker, later, {b"page": b"q", b"more": None}, InputMark(0))
+    run(load(broker))[0].verify_sum()
+
+
+def test_an_older_checkpoint_without_a_sum_is_taken_as_it_is() -> None:
+    broker = Broker()
+    broker.append(TOPIC, b"x", key=b"meta")
+    broker.append(TOPIC, msgspec.msgpack.encode({"format": 1, "inputs": {}}), key=b"input")
+    run(load(broker))[0].verify_sum()
+
+
 def test_a_value_that_no_topic_takes_is_refused_and_named() -> None:
     checkpoint = Checkpoint(TOPIC, 0)
     with pytest.raises(CheckpointError, match=re.escape(f"the value of b'pages' has {MAX_VALUE + 1} bytes")):
@@ -123,6 +151,20 @@ def test_marks_come_back_where_the_log_is_the_same() -> None:
     write(broker, Checkpoint(TOPIC, 0), {}, mark)
     assert run(verify(broker)) == {INPUT: mark}
     assert (mark.position, mark.last) == (3, 2)
+
+
+def test_another_number_of_partitions_is_refused() -> None:
+    broker = log(5)
+    checkpoint = Checkpoint(TOPIC, 0)
+    checkpoint.partitions = 4
+    write(broker, checkpoint, {}, applied(broker, 3))
+
+    async def verify_with(partitions: int) -> None:
+        await (await load(broker))[0].verify(broker.reader(), (INPUT,), partitions)
+
+    run(verify_with(4))
+    with pytest.raises(CheckpointError, match=r"written for 4 partitions of t\.predictions, now there are 6"):
+        run(verify_with(6))
 
 
 def test_a_log_made_anew_is_recognised_by_its_last_applied_record() -> None:

@@ -14,12 +14,14 @@ from aiokafka.record.memory_records import MemoryRecords
 from faust.types import TP
 
 from streamapp.stream.transport import (
+    FETCH_BYTES,
     FETCH_MAX_WAIT_MS,
+    FLOW_WAIT_MS,
     MAX_RECORDS,
     UNREAD_WAIT_MS,
     ConsumerThread,
     FetchFailed,
-    hurry,
+    pace,
 )
 from tests.stream.doubles import run
 
@@ -221,20 +223,49 @@ def test_a_position_out_of_range_is_a_failed_fetch_of_its_partition() -> None:
     run(work())
 
 
+def test_what_was_fetched_of_others_is_not_lost_with_a_failure() -> None:
+    async def work() -> None:
+        fetcher = Fetcher(a=3, b=7)
+        fetcher.fetched("a", answer(3, wire(3, 2)))
+        fetcher._records[TopicPartition("b", 0)] = FetchError(error=OffsetOutOfRangeError({}), backoff=0)
+        with pytest.raises(FetchFailed):
+            drain(fetcher, "a", "b")
+        assert drain(fetcher, "a", "b") == [("a", 3, 5, 2)]
+
+    run(work())
+
+
+def test_what_was_taken_out_of_others_is_handed_over_before_a_damaged_batch_fails() -> None:
+    async def work() -> None:
+        fetcher = Fetcher(a=3, b=7)
+        fetcher.fetched("a", answer(3, wire(3, 2)))
+        damaged = bytearray(wire(7, 1))
+        damaged[-1] ^= 0xFF
+        fetcher.fetched("b", answer(7, bytes(damaged)))
+        assert drain(fetcher, "a", "b") == [("a", 3, 5, 2)]
+        with pytest.raises(FetchFailed, match="CorruptRecord"):
+            drain(fetcher, "a", "b")
+        assert drain(fetcher, "a", "b") == []
+
+    run(work())
+
+
 class Asked(Fetcher):
-    """A fetcher that remembers how long the broker may hold each fetch."""
+    """A fetcher that remembers how each fetch was asked for."""
 
     def __init__(self, **positions: int) -> None:
         super().__init__(**positions)
-        self.waits: list[int] = []
+        self.waits: list[tuple[int, int]] = []
+        self.brings = False
 
     async def _proc_fetch_request(self, assignment: Any, node_id: int, request: Any) -> bool:
-        self.waits.append(request._max_wait_ms)
-        return True
+        self.waits.append((request._max_wait_ms, request._min_bytes))
+        return self.brings
 
-    async def ask(self) -> int:
-        """Fetch, and return how long the broker may hold it."""
-        request = SimpleNamespace(_max_wait_ms=FETCH_MAX_WAIT_MS, topics=[])
+    async def ask(self, *, brings: bool = False) -> tuple[int, int]:
+        """Fetch; return how many milliseconds the broker may hold it, and for how many bytes."""
+        self.brings = brings
+        request = SimpleNamespace(_max_wait_ms=FETCH_MAX_WAIT_MS, _min_bytes=1, topics=[])
         await self._proc_fetch_request(self._assignment, 0, request)
         return self.waits[-1]
 
@@ -242,12 +273,12 @@ class Asked(Fetcher):
 def test_a_fetch_is_held_for_long_only_if_nothing_waits_to_be_handed_over() -> None:
     async def work() -> None:
         fetcher = Asked(a=3, b=7)
-        hurry(fetcher)
-        assert await fetcher.ask() == FETCH_MAX_WAIT_MS
+        pace(fetcher)
+        assert await fetcher.ask() == (FETCH_MAX_WAIT_MS, 1)
         fetcher.fetched("a", answer(3, wire(3, 2)))
-        assert await fetcher.ask() == UNREAD_WAIT_MS
+        assert await fetcher.ask() == (UNREAD_WAIT_MS, 1)
         drain(fetcher, "a")
-        assert await fetcher.ask() == FETCH_MAX_WAIT_MS
+        assert await fetcher.ask() == (FETCH_MAX_WAIT_MS, 1)
 
     run(work())
 
@@ -255,12 +286,25 @@ def test_a_fetch_is_held_for_long_only_if_nothing_waits_to_be_handed_over() -> N
 def test_what_nobody_reads_on_lets_fetches_be_held_longer_and_longer() -> None:
     async def work() -> None:
         fetcher = Asked(a=0, b=7)
-        hurry(fetcher)
+        pace(fetcher)
         fetcher.fetched("a", answer(0, *(wire(i * 1000, 1000) for i in range(2 * MAX_RECORDS // 1000))))
-        waits = [await fetcher.ask() for _ in range(6)]
+        waits = [(await fetcher.ask())[0] for _ in range(6)]
         assert waits[:3] == [UNREAD_WAIT_MS, 2 * UNREAD_WAIT_MS, 4 * UNREAD_WAIT_MS]
         assert waits[-1] == FETCH_MAX_WAIT_MS
         drain(fetcher, "a")
-        assert await fetcher.ask() == UNREAD_WAIT_MS
+        assert await fetcher.ask() == (UNREAD_WAIT_MS, 1)
+
+    run(work())
+
+
+def test_a_broker_is_given_a_moment_to_collect_records_once_it_had_some() -> None:
+    async def work() -> None:
+        fetcher = Asked(a=3)
+        pace(fetcher)
+        assert await fetcher.ask() == (FETCH_MAX_WAIT_MS, 1)
+        assert await fetcher.ask(brings=True) == (FETCH_MAX_WAIT_MS, 1)
+        assert await fetcher.ask(brings=True) == (FLOW_WAIT_MS, FETCH_BYTES)
+        assert await fetcher.ask() == (FLOW_WAIT_MS, FETCH_BYTES)
+        assert await fetcher.ask() == (FETCH_MAX_WAIT_MS, 1)
 
     run(work())

@@ -103,9 +103,11 @@ class Versions:
             tally.losses += len(lost)
             tally.first = min(tally.first, float(times.min()))
             tally.last = max(tally.last, float(times.max()))
-        while len(self.tallies) > VERSIONS_MAX:
+        over = len(self.tallies) - VERSIONS_MAX
+        if over > 0:
             others = (name for name in self.tallies if name != self.current)
-            del self.tallies[min(others, key=lambda name: self.tallies[name].last)]
+            for name in sorted(others, key=lambda name: self.tallies[name].last)[:over]:
+                del self.tallies[name]
 
     def snapshot(self) -> bytes:
         """Return the state, for :meth:`load`."""

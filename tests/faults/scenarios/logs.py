@@ -152,9 +152,10 @@ SCENARIOS = (
     Scenario(fault=ANEW, play=topic_truncated, times=3, shows=("joined",)),
     Scenario(fault=ANEW, play=offsets_out_of_range, times=3, shows=SHOWS),
     Scenario(
-        fault="retention overtook pending predictions", play=retention_overtook_pending, times=3, shows=("joined", "lost")
+        fault="retention overtook pending predictions",
+        play=retention_overtook_pending,
+        times=3,
+        shows=("joined", "lost"),
     ),
-    Scenario(
-        fault="topics with different or changed partition counts", play=partition_counts, times=3, shows=()
-    ),
+    Scenario(fault="topics with different or changed partition counts", play=partition_counts, times=3, shows=()),
 )

@@ -171,9 +171,7 @@ SCENARIOS = (
     Scenario(fault=KILLED, play=kill_at_random_moments, times=20),
     Scenario(fault=KILLED, play=kill_during_restore, times=15),
     Scenario(fault=KILLED, play=kill_during_commit, times=15),
-    Scenario(
-        fault="worker joins, leaves, both at once, under backlog", play=join_and_leave_under_backlog, times=20
-    ),
+    Scenario(fault="worker joins, leaves, both at once, under backlog", play=join_and_leave_under_backlog, times=20),
     Scenario(fault="rolling restart of three", play=rolling_restart_of_three, times=20),
     Scenario(fault="`SIGTERM` under load", play=sigterm_under_load, times=20),
     Scenario(
