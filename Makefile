@@ -40,7 +40,7 @@ lint: $(STAMP) ## Style, types, and the arrows between packages
 docs: $(STAMP) ## Write the generated parts of docs/ anew
 	$(BIN)/python -m docs.build
 
-bench: $(STAMP) ## Measure throughput beside peers on the same broker (BENCH=cost, curves or stages: something else)
+bench: $(STAMP) ## Measure throughput beside peers on the same broker (BENCH=cost, curves, ...: something else)
 	$(BIN)/python -m benchmarks $(or $(BENCH),throughput)
 
 clean: ## Remove what was made here

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cost, curves, latency, publisher, replaying, stages, stalls, throughput
+from benchmarks import cost, curves, hostile, latency, publisher, replaying, stages, stalls, throughput
 from benchmarks.entry import ENTRIES
 from benchmarks.recording import Shape
 
@@ -20,7 +20,7 @@ def main() -> None:
     _cost(commands)
     _stages(commands)
     _curves(commands)
-    for module in (publisher, replaying, latency, stalls):
+    for module in (publisher, replaying, latency, stalls, hostile):
         module.add(commands)
     arguments = parser.parse_args()
     report, show = arguments.run(arguments)
@@ -107,7 +107,7 @@ def _run_stages(arguments: Any) -> tuple[Mapping[str, Any], Callable[[Mapping[st
 
 
 def _curves(commands: Any) -> None:
-    parser = _common(commands, "curves", "How cost grows, as pictures.", _run_curves, pairs=200_000, rounds=3)
+    parser = _common(commands, "curves", "How cost grows, as pictures.", _run_curves, pairs=150_000, rounds=2)
     names = ",".join(curve.name for curve in curves.CURVES)
     parser.add_argument("--only", default="", help=f"some of {names}")
     parser.add_argument("--quick", action="store_true", help="the ends of the curves, small and once")

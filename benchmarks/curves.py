@@ -5,6 +5,7 @@ Two ways to measure. *core*: decode, join and score fed from memory, for what th
 """
 
 import json
+import statistics
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -235,5 +236,4 @@ def show(report: Mapping[str, Any]) -> None:
 
 
 def _spread(values: list[float]) -> str:
-    middle = sorted(values)[len(values) // 2]
-    return cell(middle, min(values), max(values))
+    return cell(statistics.median(values), min(values), max(values))

@@ -118,7 +118,8 @@ def _watch(contestant: Contestant, load: subprocess.Popen[bytes], outcomes: int)
         if load.poll() is not None:
             deadline = deadline or now + PATIENCE
             if now > deadline:
-                raise RuntimeError(f"only {sum(counted.values()):,} of {outcomes:,} outcomes were counted")
+                found = f"only {sum(counted.values()):,} of {outcomes:,} outcomes were counted"
+                raise RuntimeError(f"{found}; the worker's last words: {worker.tail()}")
         time.sleep(POLL)
 
 

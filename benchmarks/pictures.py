@@ -1,5 +1,6 @@
 """Pictures of figures, as SVG: lines for curves, a stacked bar for stages."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def lines(
     for colour, (name, points) in zip(COLOURS, series.items(), strict=False):
         x = sorted(points)
         places |= points.keys()
-        middle = [sorted(points[place])[len(points[place]) // 2] for place in x]
+        middle = [statistics.median(points[place]) for place in x]
         below = [m - min(points[place]) for m, place in zip(middle, x, strict=True)]
         above = [max(points[place]) - m for m, place in zip(middle, x, strict=True)]
         axes.errorbar(x, middle, (below, above), color=colour, marker="o", markersize=4, capsize=3, label=name)

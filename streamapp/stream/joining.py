@@ -30,6 +30,8 @@ PROOF_MARGIN = 0.25
 """Seconds by which the clocks of two brokers may differ."""
 MESSAGE_BYTES = 512 * 1024
 FULL_ROWS = 100_000
+MANY_ROWS = 20_000
+"""What so many have led to is taken out without standing in the loop's way for long."""
 FULL_BYTES = 32 << 20
 """Of messages: a transaction must be sent within its timeout."""
 
@@ -186,9 +188,9 @@ class JoinerTask(Task):
         return self.waiting >= FULL_ROWS or self._bytes >= FULL_BYTES
 
     @property
-    def half_full(self) -> bool:
-        """Whether half as much waits for a commit."""
-        return 2 * self.waiting >= FULL_ROWS or 2 * self._bytes >= FULL_BYTES
+    def crowded(self) -> bool:
+        """Whether so much waits for a commit that it should not be put off."""
+        return self.waiting >= MANY_ROWS or 2 * self._bytes >= FULL_BYTES
 
     def outcome(self) -> tuple[list[Record], Mapping[bytes, bytes | None]]:
         """Return scored messages, dead letters and ticks, and the joiner's changed state."""

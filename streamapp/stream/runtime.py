@@ -103,6 +103,7 @@ class Runtime:
         self._consumer: Any = None
         self._opening: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
+        self._taking = asyncio.Lock()
         self.around = Surroundings(
             config=config,
             settings=settings,
@@ -351,7 +352,7 @@ class Runtime:
         A transaction costs about the same for few rows as for many. Where more is left to be read than waits to be
         committed, nobody waits for these rows in particular.
         """
-        if task.committed_at is None or task.half_full or sum(self.lag(task).values()) <= task.waiting:
+        if task.committed_at is None or task.crowded or sum(self.lag(task).values()) <= task.waiting:
             return False
         return self.around.monotonic() - task.committed_at < BEHIND * self.config.commit_interval
 
@@ -375,12 +376,16 @@ class Runtime:
 
     async def _try_commit(self, task: Task, last: bool) -> None:
         async with task.committing:
-            # Asked here, since all of it may have changed while another commit was waited for.
-            if self.ending is not None or task.parked is not None or (self._suspended and not last):
-                return
-            if not task.wants_commit:
-                return
-            task.acknowledged(await task.producer.commit(task.take()))
+            # One after the other, with a turn of the loop in between: several at once would stand in its way.
+            async with self._taking:
+                await asyncio.sleep(0)
+                # Asked here, since all of it may have changed while another commit was waited for.
+                if self.ending is not None or task.parked is not None or (self._suspended and not last):
+                    return
+                if not task.wants_commit:
+                    return
+                records = task.take()
+            task.acknowledged(await task.producer.commit(records))
 
     def lag(self, task: Task) -> dict[TP, int]:
         """Return how far a task is behind each of its inputs, in offsets."""

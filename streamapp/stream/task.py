@@ -242,7 +242,7 @@ class Task(ABC):
         return False
 
     @property
-    def half_full(self) -> bool:
+    def crowded(self) -> bool:
         """Whether so much waits for a commit that it should not be put off."""
         return False
 

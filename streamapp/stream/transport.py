@@ -229,19 +229,21 @@ def pace(fetcher: Any) -> None:
     original = fetcher._proc_fetch_request
     unread: dict[Any, Any] = {}
     wait = UNREAD_WAIT_MS
-    flows = False
+    flowing: set[int] = set()
+    """Brokers whose last answer had records."""
 
     async def paced(assignment: Any, node_id: int, request: Any) -> bool:
-        nonlocal unread, wait, flows
+        nonlocal unread, wait
         before, unread = unread, {tp: _position(assignment, tp) for tp in fetcher._records}
         # Longer and longer while nobody reads on: a partition may be paused for good.
         wait = min(2 * wait, FETCH_MAX_WAIT_MS) if unread == before else UNREAD_WAIT_MS
         if unread:
             request._max_wait_ms = wait
-        elif flows:
+        elif node_id in flowing:
             request._max_wait_ms, request._min_bytes = FLOW_WAIT_MS, FETCH_BYTES
-        flows = bool(await original(assignment, node_id, request))
-        return flows
+        brought = bool(await original(assignment, node_id, request))
+        (flowing.add if brought else flowing.discard)(node_id)
+        return brought
 
     fetcher._proc_fetch_request = paced
 

@@ -24,7 +24,7 @@ def main() -> int:
     args = _arguments()
     if args.list:
         for name, scenario in SCENARIOS.items():
-            print(f"{name:32} {scenario.times:3} times in the long form: {scenario.fault}")
+            print(f"{name:36} {scenario.times:3}  {scenario.fault}")
         return 0
     report = Report(args.report) if args.report else None
     end = time.monotonic() + 60 * args.minutes if args.minutes else float("inf")
@@ -57,7 +57,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--list", action="store_true", help="say which scenarios there are")
+    parser.add_argument(
+        "--list", action="store_true", help="say which scenarios there are, and how often the long form runs each"
+    )
     parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="only this one; may be repeated")
     parser.add_argument("--seed", type=int, help="of the first run; the next ones count up (default: drawn; long: 1)")
     parser.add_argument("--times", type=int, help="runs of each scenario (default: 1; with --long as --list says)")

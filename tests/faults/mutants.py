@@ -59,7 +59,9 @@ def score_twice() -> None:
         records, state = outcome(self)
         again = []
         for record in records:
-            if record.topic == self.around.topics.scored and isinstance(decode_scored(record.value), ScoredBatch):
+            if record.topic == self.around.topics.scored and isinstance(
+                decode_scored(record.value or b""), ScoredBatch
+            ):
                 seen[0] += 1
                 again += [record] if seen[0] == 5 else []
         return records + again, state
@@ -141,7 +143,7 @@ def positions_without_state() -> None:
         seen.add(self.partition)
         return found if first else [record for record in found if record.key == INPUT]
 
-    Checkpoint.records = losing  # type: ignore[method-assign]
+    Checkpoint.records = losing  # type: ignore[assignment,method-assign]
 
 
 def read_uncommitted() -> None:

@@ -13,10 +13,11 @@ from tests.faults.jobs import Result
 from tests.faults.scenarios import SCENARIOS
 
 ROOT = Path(__file__).parents[2]
+MACHINE = {"cores": os.cpu_count(), "python": platform.python_version()}
 
 
 class Report:
-    """Results of runs as a JSON file: a summary by scenario, and every run.
+    """Results of runs as a JSON file: a list with one object for each scenario, and in it every run.
 
     Args:
         path: Of the file. What it holds already is kept.
@@ -26,25 +27,26 @@ class Report:
         self._path = path
 
     def runs(self) -> list[dict[str, Any]]:
-        """Return all runs so far, oldest first."""
-        return json.loads(self._path.read_text())["runs"] if self._path.exists() else []
+        """Return all runs so far, by scenario, oldest first."""
+        if not self._path.exists():
+            return []
+        return [run for each in json.loads(self._path.read_text()) for run in each["runs"]]
 
     def add(self, result: Result) -> None:
         """Add a run; others may do so at the same time."""
         with self._path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            runs = [*self.runs(), {**result.brief(), "commit": _commit()}]
-            content = {"machine": machine(), "scenarios": summary(runs), "runs": runs}
+            runs = [*self.runs(), {**result.brief(), "commit": _commit(), **MACHINE}]
             part = self._path.with_suffix(".part")
-            part.write_text(json.dumps(content, indent=1) + "\n")
+            part.write_text(json.dumps(summary(runs), indent=1) + "\n")
             os.replace(part, self._path)
 
 
 def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return one entry for each scenario that was run, in the order of the scenarios."""
+    """Return one object for each scenario that was run, in the order of the scenarios."""
     found = []
     for name, scenario in SCENARIOS.items():
-        ours = [run for run in runs if run["scenario"] == name and run["mutant"] is None]
+        ours = [run for run in runs if run["scenario"] == name]
         if not ours:
             continue
         compared: Counter[str] = Counter()
@@ -52,23 +54,19 @@ def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             compared.update(run["compared"])
         found.append(
             {
-                "fault": scenario.fault,
                 "scenario": name,
+                "kind": scenario.kind,
+                "fault": scenario.fault,
                 "times": len(ours),
                 "held": sum(run["held"] for run in ours),
+                "seconds": round(sum(run["seconds"] for run in ours), 1),
                 "seeds": [run["seed"] for run in ours],
                 "failed": [run["seed"] for run in ours if not run["held"]],
-                "seconds": round(sum(run["seconds"] for run in ours) / len(ours), 1),
                 "compared": dict(compared),
+                "runs": ours,
             }
         )
     return found
-
-
-def machine() -> dict[str, Any]:
-    """Return what the runs were made on."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"cores": os.cpu_count(), "memory_gib": round(memory / 2**30), "python": platform.python_version()}
 
 
 def _commit() -> str | None:

@@ -8,7 +8,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from math import inf
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +16,7 @@ from typing import Any
 
 from kafka.partitioner.default import murmur2
 
-from streamapp.core.events import ScoredBatch
 from streamapp.modelsfile import parse_models
-from streamapp.stream.codec import decode_scored
 from tests.faults import checks
 from tests.faults.broker import Broker, Cluster
 from tests.faults.load import BEHIND, Item, Load, events, models_file
@@ -26,8 +24,8 @@ from tests.faults.logs import Log, committed
 from tests.faults.oracle import USUAL, Expected, Times
 from tests.faults.process import Process
 from tests.faults.proxy import Proxy
+from tests.faults.settling import learn, messages_of, settle
 from tests.faults.surgery import Surgery
-from tests.faults.updates import due_updates
 from tests.integration.workers import Deployment
 
 SETTLED = 90.0
@@ -257,7 +255,7 @@ class Run:
     def until_ready(self, *workers: Process) -> None:
         """Wait until workers own their partitions and keep up."""
         for worker in workers:
-            self.until(lambda worker=worker: worker.ready() or _has_ended(worker), f"{worker.name} ready")
+            self.until(_ready_or_ended(worker), f"{worker.name} ready")
             assert worker.exit_code is None, f"{worker.name} ended with {worker.exit_code}"
             self.say(f"{worker.name} is ready")
 
@@ -284,7 +282,7 @@ class Run:
 
         def enough() -> bool:
             nonlocal seen
-            seen += sum(rows for rows, _ in rows_of(log.more()))
+            seen += sum(len(message) for message, _ in messages_of(log.more()))
             return seen >= count
 
         try:
@@ -311,9 +309,8 @@ class Run:
         role, _, number = task.rpartition("-")
         labels = f'partition="{number}",reason="{reason}",role="{role}"'
         self.until(lambda: worker.metric("streamapp_parked").get(labels) == 1, f"{labels} in streamapp_parked")
-        status, page = worker.get("/readyz")
-        assert status == 503, f"{worker.name} says that it is ready, but {task} is parked"
-        assert task in page.decode(), f"/readyz does not name {task}: {page.decode()}"
+        self.until(lambda: task in worker.get("/readyz")[1].decode(), f"{task} in /readyz")
+        assert worker.get("/readyz")[0] == 503, f"{worker.name} says that it is ready, but {task} is parked"
         self.exempt.add(task)
         self.confirm(f"{task} was parked ({reason}): {text}")
 
@@ -364,89 +361,22 @@ class Run:
         oracle = self.due()
         wanted = sum(len(part.rows) for n, part in enumerate(oracle) if f"joiner-{n}" not in self.exempt)
         self.say(f"all sent: {wanted} verdicts are due")
-        self._settle(wanted)
-        updates = self._learned()
+        broker, topics, settings = self.deployment.broker, self.topics, parse_models(models_file(self.times))
+        settle(broker, topics, wanted, exempt=self.exempt, within=self._settled, alive=self._alive)
+        updates = learn(broker, topics, settings, exempt=self.exempt)
         for worker in self.workers:
             if worker.exit_code is None:
                 self.stop(worker)
             elif not (worker.killed or worker.may_end):
                 assert worker.exit_code == 0, f"{worker.name} ended by itself with {worker.exit_code}"
-        compared = checks.check(
-            self.deployment.broker, self.topics, self._settings, oracle, updates=updates, exempt=self.exempt
-        )
+        compared = checks.check(broker, topics, settings, oracle, updates=updates, exempt=self.exempt)
         self.say("as it must be: " + ", ".join(f"{count} {what}" for what, count in sorted(compared.items())))
         self.compared = compared
         return compared
 
-    @property
-    def _settings(self) -> Any:
-        return parse_models(models_file(self.times))
-
-    def _settle(self, wanted: int) -> None:
-        """Wait until each prediction has a verdict, and the monitors have applied it."""
-        log = Log(self.deployment.broker, self.topics, "scored", "checkpoints-monitor")
-        ends: dict[int, int] = {}
-        count = 0
-        deadline = time.monotonic() + self._settled
-        try:
-            while True:
-                for message, record in messages_of(log.more()):
-                    if f"joiner-{message.partition}" not in self.exempt:
-                        count += len(message)
-                    ends[record.partition] = record.offset + 1
-                behind = {
-                    number: end
-                    for number, end in ends.items()
-                    if f"monitor-{number}" not in self.exempt
-                    and checks.position(log.records["checkpoints-monitor", number], self.topics) < end
-                }
-                if count >= wanted and not behind:
-                    return
-                if any(worker.exit_code is None for worker in self.workers) and time.monotonic() < deadline:
-                    continue
-                if count and not behind and time.monotonic() >= deadline:
-                    return  # something is wrong with the verdicts: the checks say what
-                codes = {worker.name: worker.exit_code for worker in self.workers}
-                raise AssertionError(
-                    f"not settled: {count} of {wanted} verdicts, monitors behind {behind}, workers ended {codes}"
-                )
-        finally:
-            log.close()
-
-    def _learned(self) -> set[str]:
-        """Wait until every request for training that can be answered is, and return the ids of the answers."""
-        log = committed(self.deployment.broker, self.topics, ("scored", "retrain"))
-        for number in range(checks.SCORED_PARTITIONS):
-            if f"learner-{number}" in self.exempt:
-                log.records.pop(("retrain", number), None)
-        due = set(due_updates(log, self._settings))
-        published = Log(self.deployment.broker, self.topics, "model-updates")
-
-        def all_there() -> bool:
-            published.more()
-            return due <= {checks.id_of(record) for record in published.of("model-updates")}
-
-        try:
-            self.until(all_there, f"model updates: {len(due)} published")
-        finally:
-            published.close()
-        return due
+    def _alive(self) -> bool:
+        return any(worker.exit_code is None for worker in self.workers)
 
 
-def messages_of(got: Mapping[tuple[str, int], list[Any]]) -> Iterator[tuple[ScoredBatch, Any]]:
-    """Yield the messages of ``scored`` that have rows, with their records."""
-    for (topic, _), records in got.items():
-        for record in records if topic == "scored" else ():
-            message = decode_scored(record.value)
-            if isinstance(message, ScoredBatch):
-                yield message, record
-
-
-def rows_of(got: Mapping[tuple[str, int], list[Any]]) -> Iterator[tuple[int, Any]]:
-    """Yield how many rows a record of ``scored`` holds, and the record, where there are any."""
-    for message, record in messages_of(got):
-        yield len(message), record
-
-
-def _has_ended(worker: Process) -> bool:
-    return worker.exit_code is not None and not worker.killed
+def _ready_or_ended(worker: Process) -> Callable[[], bool]:
+    return lambda: worker.ready() or (worker.exit_code is not None and not worker.killed)

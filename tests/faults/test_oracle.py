@@ -5,7 +5,7 @@ import random
 from typing import Any
 
 from tests.faults.load import events
-from tests.faults.oracle import USUAL, expected
+from tests.faults.oracle import USUAL, Raw, expected
 
 START = 1_000.0
 WINDOW, GRACE, REMEMBER = USUAL.window, USUAL.grace, USUAL.remember
@@ -82,7 +82,8 @@ def test_stream_is_the_same_for_the_same_seed() -> None:
 
 
 def test_predictions_of_the_stream_come_in_every_kind() -> None:
-    at, logs, draw = START, {"predictions": [], "outcomes": []}, random.Random(0)
+    at, draw = START, random.Random(0)
+    logs: dict[str, list[Raw]] = {"predictions": [], "outcomes": []}
     for topic, _, event in events(3000, 3):
         at += draw.random() / 500
         value = event if isinstance(event, bytes) else json.dumps({**event, "ts": at + event["ts"]}).encode()

@@ -77,8 +77,10 @@ def test_a_hostile_checkpoint_parks_its_task_and_runs_nothing(kafka: Any, tmp_pa
         until(lambda: "parked" in again.get("/readyz")[1].decode(), "both monitors are parked")
         until(lambda: again.log.read_text().count("parked (checkpoint)") == 2, "each says why")
         log = again.log.read_text()
-        assert "monitor-0: parked (checkpoint): stored object names posix.system, which is not allowed" in log
-        assert "monitor-1: parked (checkpoint): stored object cannot be read: PanicException" in log
+        topic = deployment.topics.checkpoints("monitor")
+        said = "parked (checkpoint): checkpoint"
+        assert f"monitor-0: {said} {topic}[0]: stored object names posix.system, which is not allowed" in log
+        assert f"monitor-1: {said} {topic}[1]: stored object cannot be read: PanicException" in log
         # The others go on: predictions and outcomes are joined all the same.
         joined = sum(1 for _ in deployment.read("scored"))
         deployment.publish(

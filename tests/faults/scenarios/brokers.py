@@ -90,8 +90,8 @@ def slow_link(run: Run) -> None:
 
 
 SCENARIOS = (
-    Scenario(fault="broker restarted", play=broker_restarted, times=5),
-    Scenario(fault="broker gone for a minute", play=broker_gone, times=5),
-    Scenario(fault="three brokers, one killed", play=one_of_three_brokers_killed, times=5, cluster=True),
-    Scenario(fault="broker slow (250 ms a request)", play=slow_link, times=5),
+    Scenario(kind="broker restarted", play=broker_restarted, times=5),
+    Scenario(kind="broker gone for a minute", play=broker_gone, times=5),
+    Scenario(kind="three brokers, one killed", play=one_of_three_brokers_killed, times=5, cluster=True),
+    Scenario(kind="broker slow (250 ms a request)", play=slow_link, times=5),
 )

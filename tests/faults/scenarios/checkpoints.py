@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from river.__version__ import __version__ as RIVER
 
-from streamapp.core.pickling import MAGIC, RIVER
+from streamapp.core.pickling import MAGIC
 from tests.faults.process import Process
 from tests.faults.run import Run
 from tests.faults.scenarios.scenario import Scenario
@@ -151,11 +152,11 @@ DAMAGED = "a checkpoint value corrupted, missing, of unknown version; checkpoint
 SHOWS = ("joined", "expired", "censored")
 
 SCENARIOS = (
-    Scenario(fault=DAMAGED, play=checkpoint_damaged, times=5, shows=SHOWS),
-    Scenario(fault=DAMAGED, play=checkpoint_incomplete, times=5, shows=SHOWS),
-    Scenario(fault=DAMAGED, play=checkpoint_topic_gone, times=5, shows=SHOWS),
+    Scenario(kind=DAMAGED, play=checkpoint_damaged, times=5, shows=SHOWS),
+    Scenario(kind=DAMAGED, play=checkpoint_incomplete, times=5, shows=SHOWS),
+    Scenario(kind=DAMAGED, play=checkpoint_topic_gone, times=5, shows=SHOWS),
     Scenario(
-        fault="checkpoint of an older format or an older River",
+        kind="checkpoint of an older format or an older River",
         play=checkpoint_of_another_version,
         times=2,
         shows=SHOWS,

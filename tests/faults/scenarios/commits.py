@@ -69,8 +69,9 @@ def transaction_longer_than_its_timeout(run: Run) -> None:
 def dies_in_mid_transaction(run: Run) -> None:
     """A joiner dies with its transaction open, and nobody takes over: readers wait no longer than they must."""
     alone = ALONE if run.long else ALONE_SHORT
-    session = {"STREAMAPP_SESSION_TIMEOUT": str(alone + 10)}
-    doomed, other = run.start(proxied=True, **session), run.start(**session)
+    session = str(alone + 10)
+    doomed = run.start(proxied=True, STREAMAPP_SESSION_TIMEOUT=session)
+    other = run.start(STREAMAPP_SESSION_TIMEOUT=session)
     run.until_ready(doomed, other)
     run.until(lambda: other.tasks and doomed.tasks, "both have tasks")
     run.produce(int(100 * alone), 100)
@@ -122,15 +123,15 @@ def _back_again(run: Run, worker: Process, count: int, *words: str) -> None:
     run.until_ready(worker)
 
 
-FAULT = "a commit that fails, times out, or whose answer is lost; a transaction longer than its timeout"
+KIND = "a commit that fails, times out, or whose answer is lost; a transaction longer than its timeout"
 
 SCENARIOS = (
-    Scenario(fault=FAULT, play=commit_fails, times=10),
-    Scenario(fault=FAULT, play=commit_answer_lost, times=10),
-    Scenario(fault=FAULT, play=commit_times_out, times=10),
-    Scenario(fault=FAULT, play=transaction_longer_than_its_timeout, times=10),
+    Scenario(kind=KIND, play=commit_fails, times=10),
+    Scenario(kind=KIND, play=commit_answer_lost, times=10),
+    Scenario(kind=KIND, play=commit_times_out, times=10),
+    Scenario(kind=KIND, play=transaction_longer_than_its_timeout, times=10),
     Scenario(
-        fault="a joiner dies in mid-transaction and nobody takes over for 30 s",
+        kind="a joiner dies in mid-transaction and nobody takes over for 30 s",
         play=dies_in_mid_transaction,
         times=5,
         shows=("joined", "expired"),

@@ -23,4 +23,4 @@ def no_room_for_artifacts(run: Run) -> None:
     worker.limit_files(-1)
 
 
-SCENARIOS = (Scenario(fault="disk full for artifacts", play=no_room_for_artifacts, times=3, shows=("artifacts",)),)
+SCENARIOS = (Scenario(kind="disk full for artifacts", play=no_room_for_artifacts, times=3, shows=("artifacts",)),)

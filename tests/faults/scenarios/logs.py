@@ -146,16 +146,16 @@ ANEW = "a topic deleted and re-created; a topic truncated and regrown; offsets o
 SHOWS = ("joined", "expired", "censored")
 
 SCENARIOS = (
-    Scenario(fault=ANEW, play=topic_made_anew, times=3, shows=()),
-    Scenario(fault=ANEW, play=topic_made_anew_under_way, times=3, shows=()),
-    Scenario(fault=ANEW, play=scored_made_anew, times=3, shows=()),
-    Scenario(fault=ANEW, play=topic_truncated, times=3, shows=("joined",)),
-    Scenario(fault=ANEW, play=offsets_out_of_range, times=3, shows=SHOWS),
+    Scenario(kind=ANEW, play=topic_made_anew, times=3, shows=()),
+    Scenario(kind=ANEW, play=topic_made_anew_under_way, times=3, shows=()),
+    Scenario(kind=ANEW, play=scored_made_anew, times=3, shows=()),
+    Scenario(kind=ANEW, play=topic_truncated, times=3, shows=("joined",)),
+    Scenario(kind=ANEW, play=offsets_out_of_range, times=3, shows=SHOWS),
     Scenario(
-        fault="retention overtook pending predictions",
+        kind="retention overtook pending predictions",
         play=retention_overtook_pending,
         times=3,
         shows=("joined", "lost"),
     ),
-    Scenario(fault="topics with different or changed partition counts", play=partition_counts, times=3, shows=()),
+    Scenario(kind="topics with different or changed partition counts", play=partition_counts, times=3, shows=()),
 )

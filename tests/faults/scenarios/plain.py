@@ -56,10 +56,10 @@ def stale_owner_wakes(run: Run) -> None:
 SHOWS = ("joined", "expired")
 
 SCENARIOS = (
-    Scenario(fault="none", play=restarted_once, times=0, shows=SHOWS),
-    Scenario(fault="none", play=killed_before_committing, times=0, shows=SHOWS),
+    Scenario(kind="none", play=restarted_once, times=0, shows=SHOWS),
+    Scenario(kind="none", play=killed_before_committing, times=0, shows=SHOWS),
     Scenario(
-        fault="none",
+        kind="none",
         play=stale_owner_wakes,
         times=0,
         environ={"STREAMAPP_COMMIT_INTERVAL": str(SEEN)},

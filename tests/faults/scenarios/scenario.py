@@ -11,9 +11,10 @@ from tests.faults.run import Run
 class Scenario:
     """A small script of steps. What must hold afterwards is the same for all."""
 
-    fault: str
-    """What it does to whom, as the table of the guarantees has it."""
+    kind: str
+    """Which kind of fault it tries."""
     play: Callable[[Run], None]
+    """Does it; its docstring says what."""
     times: int = 1
     """Runs in the long form."""
     cluster: bool = False
@@ -29,3 +30,8 @@ class Scenario:
     def name(self) -> str:
         """Name by which it is asked for."""
         return self.play.__name__.replace("_", "-")
+
+    @property
+    def fault(self) -> str:
+        """What it does to whom, in words."""
+        return (self.play.__doc__ or "").strip().split("\n")[0].rstrip(".")

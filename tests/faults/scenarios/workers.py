@@ -168,14 +168,14 @@ def cut_off_beyond_the_session(run: Run) -> None:
 KILLED = "`kill -9` at a random moment, also during restore and during a checkpoint"
 
 SCENARIOS = (
-    Scenario(fault=KILLED, play=kill_at_random_moments, times=20),
-    Scenario(fault=KILLED, play=kill_during_restore, times=15),
-    Scenario(fault=KILLED, play=kill_during_commit, times=15),
-    Scenario(fault="worker joins, leaves, both at once, under backlog", play=join_and_leave_under_backlog, times=20),
-    Scenario(fault="rolling restart of three", play=rolling_restart_of_three, times=20),
-    Scenario(fault="`SIGTERM` under load", play=sigterm_under_load, times=20),
+    Scenario(kind=KILLED, play=kill_at_random_moments, times=20),
+    Scenario(kind=KILLED, play=kill_during_restore, times=15),
+    Scenario(kind=KILLED, play=kill_during_commit, times=15),
+    Scenario(kind="worker joins, leaves, both at once, under backlog", play=join_and_leave_under_backlog, times=20),
+    Scenario(kind="rolling restart of three", play=rolling_restart_of_three, times=20),
+    Scenario(kind="`SIGTERM` under load", play=sigterm_under_load, times=20),
     Scenario(
-        fault="`SIGSTOP` for longer than the session timeout, then `SIGCONT`", play=asleep_beyond_the_session, times=10
+        kind="`SIGSTOP` for longer than the session timeout, then `SIGCONT`", play=asleep_beyond_the_session, times=10
     ),
-    Scenario(fault="cut off from the broker for longer than the session", play=cut_off_beyond_the_session, times=10),
+    Scenario(kind="cut off from the broker for longer than the session", play=cut_off_beyond_the_session, times=10),
 )
