@@ -6,6 +6,9 @@ STAMP := $(VENV)/.installed
 # e.g. make demo FOR=45, make test TESTS=tests/core
 FOR ?=
 TESTS ?=
+# of make faults LONG=1: runs at a time, and a file that results are added to, so that it can be made in parts
+JOBS ?= 1
+REPORT ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test faults lint docs bench clean
@@ -28,8 +31,8 @@ demo: $(STAMP) ## Watch a live stream drift and be repaired (FOR=45: stop after 
 test: $(STAMP) ## Run everything this machine allows
 	$(BIN)/python -m pytest $(TESTS)
 
-faults: $(STAMP) ## Kill, stop, cut off and slow down workers and brokers (LONG=1: many times over)
-	$(BIN)/python -m $(if $(LONG),tests.faults --long,pytest -m faults tests/faults/test_scenarios.py)
+faults: $(STAMP) ## Break workers, brokers, links and topics, and check every verdict (LONG=1: hundreds of times)
+	$(BIN)/python -m $(if $(LONG),tests.faults --long --jobs $(JOBS) $(if $(REPORT),--report $(REPORT)),pytest -m faults tests/faults)
 
 lint: $(STAMP) ## Style, types, and the arrows between packages
 	$(BIN)/ruff check

@@ -35,6 +35,8 @@ PARTITIONS = 4
 POLL = 0.05
 WARM_UP = 10.0
 PATIENCE = 60.0
+STEADY = 0.25
+"""Most seconds that the load may be late; beyond, the machine had other things to do and the run says little."""
 _COUNTED = re.compile(r'^streamapp_outcomes_total\{group="p(\d+)",model="fraud"\} (\S+)', re.MULTILINE)
 
 
@@ -101,6 +103,7 @@ def _measure(stage: Stage, contestant: Contestant, rate: float, seconds: float) 
             "max": float(np.max(waited)),
         },
         "load_late": {"p99": float(np.percentile(late, 99)), "max": float(np.max(late))},
+        "steady": float(np.max(late)) <= STEADY,
         "worker_cpu_share": (used - cpu) / (ended - began),
     }
 
@@ -156,4 +159,7 @@ def show(report: Mapping[str, Any]) -> None:
         table.add_column(heading, justify="right")
     latency = report["latency"]
     table.add_row(*(f"{latency[name]:.3f} s" for name in ("p50", "p99", "max")), f"{report['worker_cpu_share']:.0%}")
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    if not report["steady"]:
+        console.print("The load was not steady: the machine was busy, and this run says little.")

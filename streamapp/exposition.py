@@ -1,9 +1,9 @@
 """What Prometheus scrapes: a collector that reads the last snapshot the stream has put there.
 
 The stream puts immutable snapshots there and never waits for a scrape; what they amount to is worked out by the scrape,
-on its own thread. Gauges are those of the models that this process
-owns now, and vanish with the ownership. Counters belong to the process: what a model's state had counted before this
-process took it over is not counted here, and what was counted here stays when the model goes elsewhere.
+on its own thread. Gauges are those of the models that this process owns now, and vanish with the ownership. Counters
+belong to the process: what a model's state had counted before this process took it over is not counted here, and what
+was counted here stays when the model goes elsewhere.
 """
 
 import threading
@@ -11,42 +11,35 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any
 
 import numpy as np
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-    SummaryMetricFamily,
-)
+from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 
-from streamapp.catalogue import FAMILIES, Family
 from streamapp.config import ROLES
 from streamapp.core import quantiles
-from streamapp.core.joining.tally import OVERFLOWN
 from streamapp.core.report import GroupReport, ModelReport
 from streamapp.core.settings import Settings
+from streamapp.families import (
+    BOUNDS,
+    COUNT,
+    DELAY_BOUNDS,
+    LATENCY_BOUNDS,
+    OTHER,
+    SUM,
+    Families,
+    Key,
+    Labels,
+    Vocabulary,
+)
+
+__all__ = ["CAP", "DELAY_BOUNDS", "LATENCY_BOUNDS", "MOST_NEWS", "OTHER", "Exposition", "Snapshot"]
 
 CAP = 500
 """Values that each label may take; the next ones become :data:`OTHER`."""
-OTHER = "other"
 MOST_NEWS = 32
 """What is heard and not scraped is worked off at this number, so that it does not grow where nobody scrapes."""
 
-LATENCY_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Upper ends of the latency buckets, seconds."""
-DELAY_BOUNDS = (0.1, 1.0, 10.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 14400.0, 43200.0, 86400.0, 259200.0, 604800.0)
-"""Upper ends of the buckets of outcome delays, seconds."""
-
-_FAMILY = {family.name: family for family in FAMILIES}
-_BOUNDS = {
-    "streamapp_prediction_latency_seconds": LATENCY_BOUNDS,
-    "streamapp_outcome_delay_seconds": DELAY_BOUNDS,
-}
 _STATUSES = {
     "predictions": ("accepted", "rejected", "duplicate", "misplaced", "lost"),
     "outcomes": ("accepted", "rejected", "duplicate", "late", "unmatched", "misplaced", "revised"),
@@ -54,12 +47,6 @@ _STATUSES = {
 _ENDS = ("restored", "fenced", "aborted", "failed")
 """What any task may be counted for."""
 _STATES = ("collecting", "insufficient", "watching")
-_SUM, _COUNT = -1, -2
-"""Parts of a summary or histogram beside its buckets."""
-
-_Labels = tuple[str, ...]
-_Key = tuple[str, _Labels, int]
-"""Family, label values, and part: :data:`_SUM`, :data:`_COUNT` or the number of a bucket; 0 for a plain counter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +59,11 @@ class Snapshot:
     """Events since the process began, by (topic, status); likewise the other counts."""
     rejected: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """By (topic, reason)."""
-    signals: Mapping[_Labels, int] = field(default_factory=dict)
+    signals: Mapping[Labels, int] = field(default_factory=dict)
     """By (model, group, kind, severity, detector)."""
-    retrain_requests: Mapping[_Labels, int] = field(default_factory=dict)
+    retrain_requests: Mapping[Labels, int] = field(default_factory=dict)
     """By (model, group, reason)."""
-    model_updates: Mapping[_Labels, int] = field(default_factory=dict)
+    model_updates: Mapping[Labels, int] = field(default_factory=dict)
     """By (model, group, status)."""
     recoveries: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """By (role, reason)."""
@@ -114,16 +101,16 @@ class Exposition(Collector):
 
     def __init__(self, settings: Settings, *, cap: int = CAP, renew: Callable[[], None] | None = None) -> None:
         self._settings = settings
-        self._labels = _Vocabulary(cap)
+        self._labels = Vocabulary(cap)
         self._renew = renew
         self._news: deque[Callable[[], None]] = deque()
         """What was heard since the last scrape, oldest first."""
         self._lock = threading.Lock()
         """Held while that is worked off, and by nobody who must not wait."""
         self._snapshot = Snapshot()
-        self._counted: dict[str, dict[_Key, float]] = {}
+        self._counted: dict[str, dict[Key, float]] = {}
         """What each model's report said when it was last counted."""
-        self._totals: dict[_Key, float] = {}
+        self._totals: dict[Key, float] = {}
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
 
@@ -149,7 +136,7 @@ class Exposition(Collector):
             self._count(snapshot.models)
             values = dict(self._totals)
         values.update(_process_counters(snapshot))
-        families = _Families(self._labels)
+        families = Families(self._labels)
         families.counters(values)
         _process_gauges(families, snapshot)
         for model in snapshot.models:
@@ -196,123 +183,15 @@ class Exposition(Collector):
             self._add(counts, self._counted.get(model.model, {}))
             self._counted[model.model] = counts
 
-    def _add(self, now: Mapping[_Key, float], before: Mapping[_Key, float]) -> None:
+    def _add(self, now: Mapping[Key, float], before: Mapping[Key, float]) -> None:
         totals = self._totals
         for key, value in now.items():
             totals[key] = totals.get(key, 0.0) + max(0.0, value - before.get(key, 0.0))
 
 
-class _Vocabulary:
-    """The values that each label has had, up to a cap."""
-
-    def __init__(self, cap: int) -> None:
-        self._cap = cap
-        self._known: dict[str, set[str]] = {}
-        self._over: dict[str, set[str]] = {}
-
-    def of(self, label: str, value: str) -> str:
-        """Return the value, or :data:`OTHER` once the label has had too many."""
-        known = self._known.setdefault(label, set())
-        if value in known:
-            return value
-        if len(known) < self._cap:
-            known.add(value)
-            return value
-        over = self._over.setdefault(label, set())
-        if len(over) < 100 * self._cap:
-            over.add(value)
-        return OTHER
-
-    def release(self, label: str, value: str) -> None:
-        """Make room for another value: this one is not used any more."""
-        self._known.get(label, set()).discard(value)
-
-    def overflow(self) -> dict[str, int]:
-        """Return how many values became :data:`OTHER`, by label."""
-        return {label: len(values) for label, values in self._over.items()}
-
-
-class _Families:
-    """The families of one scrape."""
-
-    def __init__(self, labels: _Vocabulary) -> None:
-        self._labels = labels
-        # The libraries' families agree on everything but the arguments of add_metric.
-        self._metrics: dict[str, Any] = {family.name: _metric(family) for family in FAMILIES}
-        self._seen: set[tuple[str, _Labels]] = set()
-
-    def __iter__(self) -> Iterator[Metric]:
-        return iter(self._metrics.values())
-
-    def gauge(self, name: str, labels: _Labels, value: float | None) -> None:
-        """Add a gauge; None is no sample. Where values of labels have overflown the first one is shown."""
-        if value is None:
-            return
-        labels = self._capped(_FAMILY[name], labels)
-        if (name, labels) not in self._seen:
-            self._seen.add((name, labels))
-            self._metrics[name].add_metric(labels, value)
-
-    def counters(self, values: Mapping[_Key, float]) -> None:
-        """Add counters, summaries and histograms; those whose labels have overflown are added up."""
-        merged: dict[tuple[str, _Labels], dict[int, float]] = {}
-        for (name, labels, part), value in values.items():
-            parts = merged.setdefault((name, self._capped(_FAMILY[name], labels)), {})
-            parts[part] = parts.get(part, 0.0) + value
-        for (name, labels), parts in merged.items():
-            metric = self._metrics[name]
-            if isinstance(metric, HistogramMetricFamily):
-                bounds = _BOUNDS[name]
-                below = np.cumsum([parts.get(bucket, 0.0) for bucket in range(len(bounds) + 1)])
-                names = [*map(str, bounds), "+Inf"]
-                buckets = list(zip(names, below.tolist(), strict=True))
-                metric.add_metric(labels, buckets, parts.get(_SUM, 0.0))
-            elif isinstance(metric, SummaryMetricFamily):
-                metric.add_metric(labels, int(parts.get(_COUNT, 0.0)), parts.get(_SUM, 0.0))
-            else:
-                metric.add_metric(labels, parts[0])
-
-    def overflow(self, events: Mapping[tuple[str, str], int]) -> None:
-        """Add how many label values have overflown, and how many predictions the joiner had to count as other."""
-        counts = self._labels.overflow()
-        for mark in OVERFLOWN:
-            if count := events.get(("predictions", mark), 0):
-                label = mark.removeprefix("other_")
-                counts[label] = counts.get(label, 0) + count
-        for label, count in counts.items():
-            self._metrics["streamapp_label_overflow_total"].add_metric((label,), count)
-
-    def _capped(self, family: Family, labels: _Labels) -> _Labels:
-        return tuple(
-            self._labels.of(label, _clean(value)) if label not in _CLOSED else _clean(value)
-            for label, value in zip(family.labels, labels, strict=True)
-        )
-
-
-_CLOSED = frozenset(
-    {"topic", "status", "partition", "role", "kind", "severity", "state", "task", "bin", "metric", "loss", "version"}
-)
-"""Labels whose values are ours and few; of versions only those that answer now are shown."""
-
-
-def _clean(value: str) -> str:
-    """Return a value that can be written: lone surrogates would end the scrape."""
-    return value if value.isascii() else value.encode("utf-8", "replace").decode()
-
-
-def _metric(family: Family) -> Metric:
-    kinds: dict[str, type[Metric]] = {
-        "counter": CounterMetricFamily,
-        "gauge": GaugeMetricFamily,
-        "histogram": HistogramMetricFamily,
-        "summary": SummaryMetricFamily,
-    }
-    return kinds[family.type](family.name, family.help, labels=family.labels)  # type: ignore[call-arg]
-
-
-def _counts(model: ModelReport) -> dict[_Key, float]:
+def _counts(model: ModelReport) -> dict[Key, float]:
     """Return all that only grows in a model's report."""
-    counts: dict[_Key, float] = {}
+    counts: dict[Key, float] = {}
     for group in model.groups:
         names = (model.model, group.group)
         counts["streamapp_predictions_total", names, 0] = group.predictions
@@ -321,18 +200,18 @@ def _counts(model: ModelReport) -> dict[_Key, float]:
         _histogram(counts, "streamapp_prediction_latency_seconds", names, group.latency, group.latency_sum)
         _histogram(counts, "streamapp_outcome_delay_seconds", names, group.delay, group.delay_sum)
         for loss, (total, rows) in group.losses.items():
-            counts["streamapp_loss", (*names, loss), _SUM] = total
-            counts["streamapp_loss", (*names, loss), _COUNT] = rows
+            counts["streamapp_loss", (*names, loss), SUM] = total
+            counts["streamapp_loss", (*names, loss), COUNT] = rows
         for (baseline, loss), (total, rows) in group.baseline_losses.items():
-            counts["streamapp_baseline_loss", (*names, baseline, loss), _SUM] = total
-            counts["streamapp_baseline_loss", (*names, baseline, loss), _COUNT] = rows
+            counts["streamapp_baseline_loss", (*names, baseline, loss), SUM] = total
+            counts["streamapp_baseline_loss", (*names, baseline, loss), COUNT] = rows
         for (number, outcome), rows in group.score_bins.items():
             counts["streamapp_score_bin_total", (*names, str(number), outcome), 0] = rows
     return counts
 
 
-def _histogram(counts: dict[_Key, float], name: str, labels: _Labels, bins: Mapping[int, int], total: float) -> None:
-    counts[name, labels, _SUM] = total
+def _histogram(counts: dict[Key, float], name: str, labels: Labels, bins: Mapping[int, int], total: float) -> None:
+    counts[name, labels, SUM] = total
     for index, rows in bins.items():
         key = (name, labels, _bucket(name, index))
         counts[key] = counts.get(key, 0.0) + rows
@@ -341,14 +220,14 @@ def _histogram(counts: dict[_Key, float], name: str, labels: _Labels, bins: Mapp
 @cache
 def _bucket(name: str, index: int) -> int:
     """Return the number of the bucket that holds a logarithmic bin; bins are 2 % wide, so ends are that exact."""
-    return int(np.searchsorted(_BOUNDS[name], quantiles.value(index), side="left"))
+    return int(np.searchsorted(BOUNDS[name], quantiles.value(index), side="left"))
 
 
-def _process_counters(snapshot: Snapshot) -> dict[_Key, float]:
+def _process_counters(snapshot: Snapshot) -> dict[Key, float]:
     """Return counters of the process; what may be counted later is there at 0, so that no increase is missed."""
-    counts: dict[_Key, float] = {}
+    counts: dict[Key, float] = {}
 
-    def put(name: str, labels: _Labels, value: float = 0) -> None:
+    def put(name: str, labels: Labels, value: float = 0) -> None:
         counts[name, labels, 0] = value
 
     for topic, statuses in _STATUSES.items():
@@ -380,7 +259,7 @@ def _process_counters(snapshot: Snapshot) -> dict[_Key, float]:
     return counts
 
 
-def _process_gauges(families: _Families, snapshot: Snapshot) -> None:
+def _process_gauges(families: Families, snapshot: Snapshot) -> None:
     for partition, pending in snapshot.pending.items():
         families.gauge("streamapp_pending_predictions", (str(partition),), pending)
     for partition, at in snapshot.log_time.items():
@@ -399,7 +278,7 @@ def _process_gauges(families: _Families, snapshot: Snapshot) -> None:
         families.gauge("streamapp_learner_progress_timestamp_seconds", (model,), at)
 
 
-def _model_gauges(families: _Families, model: ModelReport, settings: Settings) -> None:
+def _model_gauges(families: Families, model: ModelReport, settings: Settings) -> None:
     name, chosen = model.model, settings.of(model.model)
     families.gauge("streamapp_model_info", (name, model.task or "", chosen.team), 1)
     families.gauge("streamapp_latency_slo_seconds", (name,), chosen.latency_slo)
@@ -409,7 +288,7 @@ def _model_gauges(families: _Families, model: ModelReport, settings: Settings) -
         _group_gauges(families, name, group)
 
 
-def _group_gauges(families: _Families, model: str, group: GroupReport) -> None:
+def _group_gauges(families: Families, model: str, group: GroupReport) -> None:
     names = (model, group.group)
     families.gauge("streamapp_window_samples", names, group.window_rows)
     families.gauge("streamapp_updated_timestamp_seconds", names, group.updated)

@@ -101,11 +101,11 @@ TYPES = {b"[": "array", b'"': "str", b"t": "bool", b"f": "bool", b"n": "null", b
 
 
 def _malformed(text: str, value: bytes) -> DecodeError:
-    if (b"NaN" in value or b"Infinity" in value) and (place := _PLACE.search(text)):
+    if "invalid character" in text and (place := _PLACE.search(text)):
         start = int(place.group(1))
         if value.startswith((b"NaN", b"Infinity"), start) or value.startswith(b"-Infinity", max(0, start - 1)):
             return DecodeError(f"expected a finite number, got NaN or Infinity (byte {start})", reason="not_finite")
-    if value.isspace():
+    elif value.isspace():
         return DecodeError("expected a JSON object, got white space", reason="empty")
     if not value.isascii():
         try:

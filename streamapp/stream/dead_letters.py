@@ -1,5 +1,7 @@
 """What cannot be used, kept whole on a topic of its own."""
 
+from collections.abc import Iterable, Iterator
+
 from streamapp.core.events import DeadLetter
 from streamapp.stream.producer import Record
 from streamapp.stream.topics import Topics
@@ -10,6 +12,8 @@ WHOLE = 2_000_000
 CUT = 1_000_000
 KEY_LENGTH = 10_000
 
+Headers = tuple[tuple[str, bytes], ...]
+
 
 def dead_letter(topics: Topics, letter: DeadLetter) -> Record:
     """Return the record that keeps a message: its bytes as the value, where and why as headers.
@@ -17,22 +21,34 @@ def dead_letter(topics: Topics, letter: DeadLetter) -> Record:
     Of a value that is too large for any record (compressed, it was small) the first million bytes are kept, and the
     header ``cut_from`` says how many there were.
     """
-    key, value = letter.key or b"", letter.value or b""
-    cut: tuple[tuple[str, bytes], ...] = ()
-    if len(key) + len(value) > WHOLE:
-        cut = (("cut_from", str(len(value)).encode()),)
-        key, value = key if len(key) <= KEY_LENGTH else b"", value[:CUT]
-    return Record(
-        topic=topics.dead_letters,
-        partition=None,
-        key=key or f"{letter.topic}-{letter.partition}".encode(),
-        value=value,
-        headers=(
-            ("reason", letter.reason.encode()),
-            ("topic", topics.full(letter.topic).encode()),
-            ("partition", str(letter.partition).encode()),
+    [record] = dead_letters(topics, [letter])
+    return record
+
+
+def dead_letters(topics: Topics, letters: Iterable[DeadLetter]) -> Iterator[Record]:
+    """Yield the record of each letter, as :func:`dead_letter` describes it."""
+    name = topics.dead_letters
+    known: dict[tuple[str, int, str], tuple[bytes, Headers]] = {}
+    """What the letters of one reason and partition share: there may be a hundred thousand of them."""
+    for letter in letters:
+        shared = letter.topic, letter.partition, letter.reason
+        if shared not in known:
+            known[shared] = f"{letter.topic}-{letter.partition}".encode(), _headers(topics, letter)
+        without_key, headers = known[shared]
+        key, value = letter.key or b"", letter.value or b""
+        own: Headers = (
             ("offset", str(letter.offset).encode()),
             ("error", letter.error[:ERROR_LENGTH].encode("utf-8", "replace")),
-            *cut,
-        ),
+        )
+        if len(key) + len(value) > WHOLE:
+            own = (*own, ("cut_from", str(len(value)).encode()))
+            key, value = key if len(key) <= KEY_LENGTH else b"", value[:CUT]
+        yield Record(topic=name, partition=None, key=key or without_key, value=value, headers=headers + own)
+
+
+def _headers(topics: Topics, letter: DeadLetter) -> Headers:
+    return (
+        ("reason", letter.reason.encode()),
+        ("topic", topics.full(letter.topic).encode()),
+        ("partition", str(letter.partition).encode()),
     )

@@ -12,7 +12,7 @@ from streamapp.core.hashing import partitions as partitions_of
 from streamapp.core.join import InputBatch, Joiner
 from streamapp.errors import CheckpointError
 from streamapp.stream.codec import decode_outcomes, decode_predictions, encode_scored, split
-from streamapp.stream.dead_letters import dead_letter
+from streamapp.stream.dead_letters import dead_letters
 from streamapp.stream.producer import Acknowledged, Record
 from streamapp.stream.quarantine import QUARANTINED, leave_out
 from streamapp.stream.reader import Reader
@@ -206,7 +206,7 @@ class JoinerTask(Task):
             value = encode_scored(message)
             records.append(Record(topic=topics.scored, partition=int(partition), key=key, value=value))
         # What was quarantined lies on dead-letters already: whoever did that put it there.
-        records.extend(dead_letter(topics, each) for each in output.dead_letters if each.reason != QUARANTINED)
+        records.extend(dead_letters(topics, (each for each in output.dead_letters if each.reason != QUARANTINED)))
         for status_key, count in output.counts.items():
             self.counters.add("events", status_key, count)
         for reason_key, count in output.rejected.items():

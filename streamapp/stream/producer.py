@@ -216,11 +216,11 @@ async def _send_to(
         size = len(record.key or b"") + len(record.value or b"")
         if size > MOST_BYTES:
             raise MessageSizeTooLargeError(f"a record for {topic} has {size} bytes; {MOST_BYTES} is the most")
-        given = {"key": record.key, "value": record.value, "timestamp": None, "headers": list(record.headers)}
-        if batch.append(**given) is None:  # it is full
+        headers = list(record.headers)
+        if batch.append(timestamp=None, key=record.key, value=record.value, headers=headers) is None:  # it is full
             answers.append(await kafka.send_batch(batch, topic, partition=partition))
             batch = kafka.create_batch()
-            batch.append(**given)  # the first one always fits
+            batch.append(timestamp=None, key=record.key, value=record.value, headers=headers)  # the first always fits
     answers.append(await kafka.send_batch(batch, topic, partition=partition))
     return await asyncio.gather(*answers)
 

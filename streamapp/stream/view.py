@@ -30,7 +30,7 @@ SUMMARY_HOLDS = 0.25
 """Seconds within which readers are given the same one."""
 PICTURE_WITHIN = 1.0
 """Seconds that a scrape waits for a new picture."""
-PICTURE_HOLDS = 0.25
+PICTURE_HOLDS = 0.1
 """Seconds within which scrapes are given the same one."""
 BREATH = 0.005
 """Seconds of work on a picture after which the stream goes on."""

@@ -155,7 +155,12 @@ class Load(threading.Thread):
     def __init__(self, broker: str, prefix: str, items: list[Item], rate: float) -> None:
         super().__init__(daemon=True)
         self._producer = KafkaProducer(
-            bootstrap_servers=broker, linger_ms=5, batch_size=1 << 17, max_block_ms=60_000, retry_backoff_ms=200
+            bootstrap_servers=broker,
+            linger_ms=5,
+            batch_size=1 << 17,
+            max_block_ms=60_000,
+            retry_backoff_ms=200,
+            reconnect_backoff_max_ms=1_000,
         )
         self._prefix = prefix
         self._items = items
@@ -180,7 +185,7 @@ class Load(threading.Thread):
                 time.sleep(ahead)
         with contextlib.suppress(KafkaError):
             self._producer.flush(timeout=60)
-        self._producer.close()
+        self._producer.close(timeout=10)
 
     @property
     def share(self) -> float:

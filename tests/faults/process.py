@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +24,8 @@ from tests.faults.mutants import MUTANTS
 from tests.integration.workers import Worker
 
 _PR_SET_PDEATHSIG = 1
+ENDED = 1
+"""Exit code of a worker that ended itself, to be started again."""
 ROOT = Path(streamapp.__file__).parents[1]
 
 _context = get_context("forkserver")
@@ -86,13 +88,17 @@ def _work(environ: Mapping[str, str], log: str, mutant: str | None) -> None:
 
 
 class Process(Worker):
-    """A worker process, with or without somebody who starts it again.
+    """A worker process.
+
+    When it ends by itself it is started again: by ``streamapp worker``, or by whoever looks after it here, which takes
+    a tenth of the time; that is not done again when it was killed or stopped, or is to be left alone.
 
     Args:
         name: For people.
         environ: Its variables, beside our own.
         log: Where its output goes.
-        supervised: Whether ``streamapp worker`` starts it again when it ends.
+        supervised: Whether ``streamapp worker`` starts it again.
+        alone: Whether nobody does.
         mutant: Name of the defect that it has.
         file_limit: Bytes that a file may have for it; None: as many as there is room for.
     """
@@ -104,23 +110,25 @@ class Process(Worker):
         log: Path,
         *,
         supervised: bool = False,
+        alone: bool = False,
         mutant: str | None = None,
         file_limit: int | None = None,
     ) -> None:
         self.name = name
         self.log = log
         self.supervised = supervised
+        self.alone = alone
         self.killed = False
-        self.may_end = False
-        """Whether it may end by itself: it was not allowed to go on, and nobody starts it again."""
+        self._over = False
         self._file = log.open("ab")
         if file_limit is not None:  # its log is not to be limited too
             pipe = log.with_suffix(".pipe")
             os.mkfifo(pipe)
             threading.Thread(target=_copy, args=(pipe, self._file), daemon=True).start()
             log = pipe
+        self._again: Callable[[], Forked] = lambda: Forked(environ, log, mutant)
         # Both have what is used of it.
-        self._process = cast(Any, self._supervisor(environ) if supervised else Forked(environ, log, mutant))
+        self._process = cast(Any, self._supervisor(environ) if supervised else self._again())
         if file_limit is not None:
             self.limit_files(file_limit)
 
@@ -136,12 +144,35 @@ class Process(Worker):
         )
 
     @property
+    def exit_code(self) -> int | None:
+        """Its exit code, None while it runs or is started again."""
+        code: int | None = self._process.poll()
+        if code == ENDED and not (self.supervised or self.alone or self._over):
+            self._process = cast(Any, self._again())
+            return None
+        return code
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """Return status and body of one of its pages; status 0 while it does not answer."""
+        return super().get(path) if self.exit_code is None else (0, b"")
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.killed = self._over = True
+        super().kill()
+
+    def stop(self, timeout: float = 30.0) -> int:
+        """SIGTERM, and return the exit code."""
+        self._over = True
+        return super().stop(timeout)
+
+    @property
     def pid(self) -> int:
         """Id of the process that does the work; of a supervised one, the newest."""
         if not self.supervised:
             return int(self._process.pid)
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
-        return int(children.read_text().split()[-1])
+        threads = Path(f"/proc/{self._process.pid}/task").iterdir()  # any of them may have started it
+        return max(int(child) for thread in threads for child in (thread / "children").read_text().split())
 
     @property
     def said(self) -> str:
@@ -182,6 +213,7 @@ class Process(Worker):
         return samples
 
     def close(self) -> None:
+        self._over = True
         if self.exit_code is None and self.supervised:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.stop(20)  # killed, it would leave its worker to find out for itself

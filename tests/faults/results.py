@@ -1,10 +1,12 @@
 """A file of results that grows with every run, whoever makes it."""
 
 import fcntl
+import hashlib
 import json
 import os
 import platform
 import subprocess
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,8 @@ class Report:
 
     def add(self, result: Result) -> None:
         """Add a run; others may do so at the same time."""
-        with self._path.with_suffix(".lock").open("w") as lock:
+        name = hashlib.sha256(str(self._path.resolve()).encode()).hexdigest()[:16]
+        with Path(tempfile.gettempdir(), f"streamapp-faults-{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             runs = [*self.runs(), {**result.brief(), "commit": _commit(), **MACHINE}]
             part = self._path.with_suffix(".part")

@@ -192,12 +192,19 @@ class Run:
     # -- workers
 
     def start(
-        self, *, supervised: bool = False, proxied: bool = False, file_limit: int | None = None, **environ: str
+        self,
+        *,
+        supervised: bool = False,
+        alone: bool = False,
+        proxied: bool = False,
+        file_limit: int | None = None,
+        **environ: str,
     ) -> Process:
         """Start a worker.
 
         Args:
-            supervised: Whether somebody starts it again.
+            supervised: Whether ``streamapp worker`` starts it again when it ends.
+            alone: Whether nobody does.
             proxied: Whether it reaches the broker through the proxy.
             file_limit: Bytes that a file may have for it; None: as many as there is room for.
             environ: More variables.
@@ -208,7 +215,9 @@ class Run:
         if proxied:
             environ["STREAMAPP_BROKER"] = self.proxy.address
         log = self.deployment.folder / f"worker-{len(self.workers)}.log"
-        worker = Process(name, environ, log, supervised=supervised, mutant=self._mutant, file_limit=file_limit)
+        worker = Process(
+            name, environ, log, supervised=supervised, alone=alone, mutant=self._mutant, file_limit=file_limit
+        )
         self.workers.append(worker)
         self.compared = None
         return worker
@@ -216,7 +225,6 @@ class Run:
     def kill(self, worker: Process) -> None:
         """SIGKILL."""
         self.say(f"kill {worker.name}")
-        worker.killed = True
         worker.kill()
 
     def stop(self, worker: Process) -> None:
@@ -261,7 +269,6 @@ class Run:
 
     def until_ended(self, worker: Process, code: int, *words: str) -> None:
         """Wait until a worker ends by itself, in a certain way and with certain words."""
-        worker.may_end = True
         self.until(lambda: worker.exit_code is not None, f"{worker.name} ends")
         assert worker.exit_code == code, f"{worker.name} ended with {worker.exit_code}, not {code}"
         for word in words:
@@ -289,6 +296,12 @@ class Run:
             self.until(enough, f"{count} rows resolved")
         finally:
             log.close()
+
+    def until_settled(self, verdicts: int) -> None:
+        """Wait until there are so many verdicts, and monitors have applied them."""
+        settle(
+            self.deployment.broker, self.topics, verdicts, exempt=self.exempt, within=self._settled, alive=self._alive
+        )
 
     def until_parked(self, worker: Process, task: str, *words: str) -> None:
         """Wait until a worker has parked a task, and says so wherever somebody may look.
@@ -367,12 +380,21 @@ class Run:
         for worker in self.workers:
             if worker.exit_code is None:
                 self.stop(worker)
-            elif not (worker.killed or worker.may_end):
+            elif not (worker.killed or worker.alone):
                 assert worker.exit_code == 0, f"{worker.name} ended by itself with {worker.exit_code}"
+            if not worker.supervised:
+                self._had_reason(worker)
         compared = checks.check(broker, topics, settings, oracle, updates=updates, exempt=self.exempt)
         self.say("as it must be: " + ", ".join(f"{count} {what}" for what, count in sorted(compared.items())))
         self.compared = compared
         return compared
+
+    @staticmethod
+    def _had_reason(worker: Process) -> None:
+        """Make sure that a worker did not end for what would be a bug of its own."""
+        for line in worker.said.splitlines():
+            bad = "ending (stuck)" in line or ("ending (failed)" in line and "cannot take over" not in line)
+            assert not bad, f"{worker.name}: {line}"
 
     def _alive(self) -> bool:
         return any(worker.exit_code is None for worker in self.workers)

@@ -2,7 +2,6 @@
 
 import time
 
-from tests.faults.process import Process
 from tests.faults.run import SESSION, Run
 from tests.faults.scenarios.scenario import Scenario
 
@@ -74,13 +73,13 @@ def one_of_three_brokers_killed(run: Run) -> None:
 
 def slow_link(run: Run) -> None:
     """Each request of a connection takes 250 ms longer; a second worker joins meanwhile."""
-    worker: Process = run.start(proxied=True)
+    worker = run.start(supervised=True, proxied=True)
     run.until_ready(worker)
     run.proxy.delay = SLOW
     run.produce(PAIRS, 2 * RATE)
     run.until_rows()
     run.until_sent(0.5)
-    other = run.start(proxied=True)
+    other = run.start(supervised=True, proxied=True)
     run.until_sent()
     run.until_ready(other)
     for each in (worker, other):

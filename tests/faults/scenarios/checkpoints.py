@@ -102,8 +102,7 @@ def _kept(run: Run, names: Any) -> dict[str, Entries]:
     """Let a worker work and stop, and return what it has stored of some tasks."""
     worker = run.start()
     run.produce(PAIRS, RATE)
-    run.until_sent()
-    run.until_rows()
+    run.until_settled(PAIRS // 2)
     run.stop(worker)
     return {name: run.surgery.entries(name.split("-")[0], int(name.split("-")[1])) for name in names}
 

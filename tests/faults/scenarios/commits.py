@@ -16,7 +16,7 @@ FATAL = (Fault.UNKNOWN_SERVER_ERROR, Fault.INVALID_PRODUCER_EPOCH, Fault.INVALID
 ALONE, ALONE_SHORT = 30.0, 10.0
 """Seconds for which nobody takes over."""
 TASKS = PARTITIONS + 2 * SCORED_PARTITIONS
-SLACK = 2.0
+SLACK = 3.0
 SWEEP = 1.0
 """Seconds between two looks of the broker at transactions that have run out of time."""
 

@@ -1,6 +1,6 @@
 """What happens to topics: made anew, truncated, overtaken by retention, given more partitions."""
 
-from tests.faults.oracle import Expected
+from tests.faults.oracle import Expected, Times
 from tests.faults.run import PARTITIONS, Run
 from tests.faults.scenarios.scenario import Scenario
 
@@ -25,7 +25,7 @@ def topic_made_anew(run: Run) -> None:
 
 def topic_made_anew_under_way(run: Run) -> None:
     """A topic is deleted and made again while a worker reads it, and grows beyond where that worker was."""
-    worker = run.start()
+    worker = run.start(supervised=True)
     run.produce(PAIRS, RATE)
     run.until_sent()
     run.until_rows()
@@ -87,20 +87,25 @@ def retention_overtook_pending(run: Run) -> None:
     """Retention removes predictions that wait: refused, and counted as lost where that is configured."""
     worker = run.start()
     run.until_ready(worker)
-    run.produce(PAIRS, RATE, plain=True)
-    run.until_sent(0.5)
+    items = run.events(PAIRS, plain=True)
+    answered = {key for topic, key, _ in items if topic == "outcomes"}
+    items = [item for item in items if item[1] in answered]
+    predictions, outcomes = ([item for item in items if item[0] == topic] for topic in ("predictions", "outcomes"))
+    half = len(outcomes) // 2
+    run.send(predictions)
+    run.send(outcomes[:half])
+    left = len(predictions) - half
+    run.until(lambda: sum(worker.metric("streamapp_pending_predictions").values()) == left, f"{left} predictions wait")
     run.stop(worker)
-    run.end_load()
-    before = run.due()
-    verdicts = run.verdicts()
-    bounds = {number: max(verdicts[number]) for number in (0, 1)}
+    before, verdicts = run.due(), run.verdicts()
+    bounds = {number: _middle(before[number], verdicts[number]) for number in (0, 1)}
     run.surgery.truncate("predictions", bounds)
     run.lost = {number: _waiting(before[number], verdicts[number], end) for number, end in bounds.items()}
-    assert all(run.lost.values()), "nothing waited"
     worker = run.start()
     for number, offsets in run.lost.items():
         words = (f"{len(offsets)} records", f"offsets {min(offsets)}", "STREAMAPP_ALLOW_LOST")
         run.until_parked(worker, f"joiner-{number}", *words)
+    run.send(outcomes[half:])
     run.until_rows()
     run.confirm("the other tasks went on")
     run.stop(worker)
@@ -117,7 +122,7 @@ def partition_counts(run: Run) -> None:
     name, other = run.draw.sample(["predictions", "outcomes"], 2)
     more = PARTITIONS + 2
     run.surgery.widen(name, more)
-    run.until_ended(run.start(), 2, run.topics.full(name), f"{more} partitions, expected {PARTITIONS}")
+    run.until_ended(run.start(alone=True), 2, run.topics.full(name), f"{more} partitions, expected {PARTITIONS}")
     run.confirm(f"{name} with more partitions than {other} was refused")
     run.until_ready(worker)
     run.stop(worker)
@@ -138,6 +143,12 @@ def _worked(run: Run) -> None:
     run.keep_inputs()
 
 
+def _middle(part: Expected, verdicts: set[int]) -> int:
+    """Return the offset before which half of what waits lies."""
+    waiting = sorted(part.rows.keys() - verdicts)
+    return waiting[len(waiting) // 2]
+
+
 def _waiting(part: Expected, verdicts: set[int], end: int) -> frozenset[int]:
     return frozenset(offset for offset in part.rows if offset < end and offset not in verdicts)
 
@@ -155,6 +166,7 @@ SCENARIOS = (
         kind="retention overtook pending predictions",
         play=retention_overtook_pending,
         times=3,
+        times_of=Times(window=12, grace=3),
         shows=("joined", "lost"),
     ),
     Scenario(kind="topics with different or changed partition counts", play=partition_counts, times=3, shows=()),

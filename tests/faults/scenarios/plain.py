@@ -40,12 +40,11 @@ def killed_before_committing(run: Run) -> None:
 
 def stale_owner_wakes(run: Run) -> None:
     """An owner that has much to commit sleeps, another takes over, and it wakes."""
-    stale = run.start()
+    stale = run.start(alone=True)
     run.until_ready(stale)
     run.produce(PAIRS, RATE / 2)
     run.until_rows()
     time.sleep(SEEN / 2)
-    stale.may_end = True
     run.pause(stale)
     run.until_ready(run.start())
     run.until_rows()

@@ -128,12 +128,11 @@ def sigterm_under_load(run: Run) -> None:
 
 def asleep_beyond_the_session(run: Run) -> None:
     """An owner is stopped for longer than its session, loses everything to another, and wakes."""
-    stale = run.start()
+    stale = run.start(alone=True)
     run.until_ready(stale)
     run.produce(PAIRS, RATE / 3)
     run.until_rows()
     run.wait(0.0, 1.0)
-    stale.may_end = True
     run.pause(stale)
     other = run.start()
     run.until_ready(other)

@@ -1,0 +1,143 @@
+"""The families of one scrape: samples under the catalogue's names, and labels that take so many values at most."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
+
+from streamapp.catalogue import FAMILIES, Family
+from streamapp.core.joining.tally import OVERFLOWN
+
+OTHER = "other"
+"""What label values become beyond the cap."""
+LATENCY_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper ends of the latency buckets, seconds."""
+DELAY_BOUNDS = (0.1, 1.0, 10.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 14400.0, 43200.0, 86400.0, 259200.0, 604800.0)
+"""Upper ends of the buckets of outcome delays, seconds."""
+BOUNDS = {
+    "streamapp_prediction_latency_seconds": LATENCY_BOUNDS,
+    "streamapp_outcome_delay_seconds": DELAY_BOUNDS,
+}
+SUM, COUNT = -1, -2
+"""Parts of a summary or histogram beside its buckets."""
+
+Labels = tuple[str, ...]
+Key = tuple[str, Labels, int]
+"""Family, label values, and part: :data:`SUM`, :data:`COUNT` or the number of a bucket; 0 for a plain counter."""
+
+_FAMILY = {family.name: family for family in FAMILIES}
+
+
+class Vocabulary:
+    """The values that each label has had, up to a cap."""
+
+    def __init__(self, cap: int) -> None:
+        self._cap = cap
+        self._known: dict[str, set[str]] = {}
+        self._over: dict[str, set[str]] = {}
+
+    def of(self, label: str, value: str) -> str:
+        """Return the value, or :data:`OTHER` once the label has had too many."""
+        known = self._known.setdefault(label, set())
+        if value in known:
+            return value
+        if len(known) < self._cap:
+            known.add(value)
+            return value
+        over = self._over.setdefault(label, set())
+        if len(over) < 100 * self._cap:
+            over.add(value)
+        return OTHER
+
+    def release(self, label: str, value: str) -> None:
+        """Make room for another value: this one is not used any more."""
+        self._known.get(label, set()).discard(value)
+
+    def overflow(self) -> dict[str, int]:
+        """Return how many values became :data:`OTHER`, by label."""
+        return {label: len(values) for label, values in self._over.items()}
+
+
+class Families:
+    """The families of one scrape."""
+
+    def __init__(self, labels: Vocabulary) -> None:
+        self._labels = labels
+        # The libraries' families agree on everything but the arguments of add_metric.
+        self._metrics: dict[str, Any] = {family.name: _metric(family) for family in FAMILIES}
+        self._seen: set[tuple[str, Labels]] = set()
+
+    def __iter__(self) -> Iterator[Metric]:
+        return iter(self._metrics.values())
+
+    def gauge(self, name: str, labels: Labels, value: float | None) -> None:
+        """Add a gauge; None is no sample. Where values of labels have overflown the first one is shown."""
+        if value is None:
+            return
+        labels = self._capped(_FAMILY[name], labels)
+        if (name, labels) not in self._seen:
+            self._seen.add((name, labels))
+            self._metrics[name].add_metric(labels, value)
+
+    def counters(self, values: Mapping[Key, float]) -> None:
+        """Add counters, summaries and histograms; those whose labels have overflown are added up."""
+        merged: dict[tuple[str, Labels], dict[int, float]] = {}
+        for (name, labels, part), value in values.items():
+            parts = merged.setdefault((name, self._capped(_FAMILY[name], labels)), {})
+            parts[part] = parts.get(part, 0.0) + value
+        for (name, labels), parts in merged.items():
+            metric = self._metrics[name]
+            if isinstance(metric, HistogramMetricFamily):
+                bounds = BOUNDS[name]
+                below = np.cumsum([parts.get(bucket, 0.0) for bucket in range(len(bounds) + 1)])
+                names = [*map(str, bounds), "+Inf"]
+                buckets = list(zip(names, below.tolist(), strict=True))
+                metric.add_metric(labels, buckets, parts.get(SUM, 0.0))
+            elif isinstance(metric, SummaryMetricFamily):
+                metric.add_metric(labels, int(parts.get(COUNT, 0.0)), parts.get(SUM, 0.0))
+            else:
+                metric.add_metric(labels, parts[0])
+
+    def overflow(self, events: Mapping[tuple[str, str], int]) -> None:
+        """Add how many label values have overflown, and how many predictions the joiner had to count as other."""
+        counts = self._labels.overflow()
+        for mark in OVERFLOWN:
+            if count := events.get(("predictions", mark), 0):
+                label = mark.removeprefix("other_")
+                counts[label] = counts.get(label, 0) + count
+        for label, count in counts.items():
+            self._metrics["streamapp_label_overflow_total"].add_metric((label,), count)
+
+    def _capped(self, family: Family, labels: Labels) -> Labels:
+        return tuple(
+            self._labels.of(label, _clean(value)) if label not in _CLOSED else _clean(value)
+            for label, value in zip(family.labels, labels, strict=True)
+        )
+
+
+_CLOSED = frozenset(
+    {"topic", "status", "partition", "role", "kind", "severity", "state", "task", "bin", "metric", "loss", "version"}
+)
+"""Labels whose values are ours and few; of versions only those that answer now are shown."""
+
+
+def _clean(value: str) -> str:
+    """Return a value that can be written: lone surrogates would end the scrape."""
+    return value if value.isascii() else value.encode("utf-8", "replace").decode()
+
+
+def _metric(family: Family) -> Metric:
+    kinds: dict[str, type[Metric]] = {
+        "counter": CounterMetricFamily,
+        "gauge": GaugeMetricFamily,
+        "histogram": HistogramMetricFamily,
+        "summary": SummaryMetricFamily,
+    }
+    return kinds[family.type](family.name, family.help, labels=family.labels)  # type: ignore[call-arg]
