@@ -6,9 +6,12 @@ from typing import Any, Final, Literal
 
 import numpy as np
 from msgspec import Struct
+from numpy.typing import NDArray
 
 from streamapp.core.events import Floats, Hashes, Names
-from streamapp.core.losses import ANSWER, COLUMNS, HARD, LOG, SCORE, SOFT, TRUTH, fill, label_word
+from streamapp.core.losses import ANSWER, COLUMN, COLUMNS, HARD, LOG, SCORE, SOFT, TRUTH, fill, label_word
+from streamapp.core.losses import LOSSES as LOSSES_OF
+from streamapp.core.monitoring.ids import Ids
 from streamapp.core.monitoring.judging import Classes
 from streamapp.core.monitoring.known import Known
 from streamapp.core.monitoring.series import Series
@@ -49,6 +52,19 @@ def plan(settings: ModelSettings, task: Task) -> tuple[Baseline, ...]:
     specs = DEFAULTS[task] if settings.baselines is None else settings.baselines
     found = [_parse(spec, settings, task) for spec in specs if spec != "incumbent"]
     return (*found, Baseline("incumbent", "incumbent", soft=True))
+
+
+def columns(plan: tuple[Baseline, ...], task: Task) -> list[tuple[int, int | None]]:
+    """Return the columns of what baselines lose: place in the plan, and which loss, by place as :data:`LOSSES` counts.
+
+    None stands for the incumbent's one column, in the configured loss.
+    """
+    losses = [COLUMN[loss] - HARD for loss in LOSSES_OF[task]]
+    return [
+        (place, column)
+        for place, one in enumerate(plan)
+        for column in ([None] if one.kind == "incumbent" else losses if one.soft else losses[:1])
+    ]
 
 
 def _parse(spec: str | Mapping[str, Any], settings: ModelSettings, task: Task) -> Baseline:
@@ -95,6 +111,8 @@ class Asked:
     series: Names
     incumbent: Floats
     """Configured loss of rows of the control group, nan in other rows."""
+    challenges: NDArray[np.bool_]
+    """Which rows ask for the incumbent's loss; the answer to the others is nan."""
 
 
 class Baselines:
@@ -112,23 +130,24 @@ class Baselines:
         self.plan = plan(settings, task)
         self._task = task
         self._settings = settings
+        self._columns = columns(self.plan, task)
         reach = max(baseline.back for baseline in self.plan)
         classes = {"binary": 2, "multiclass": 4}.get(task)
         median = any(baseline.kind == "median" for baseline in self.plan)
         self._known = Known(classes=classes, median=median, reach=reach)
         self._incumbent = Known()
         self._series = Series(reach)
-        self._ids: set[int] = set()
+        self._ids = Ids()
         self._horizon = -np.inf
 
     def judge(self, asked: Asked, classes: Classes) -> Floats:
         """Return what each baseline lost on each row, then make the rows' outcomes known.
 
         Returns:
-            Shape (baselines, LOSSES, n), nan where a baseline had no answer or has no such loss. The incumbent's is its
-            mean loss known then, in every place.
+            Shape (n columns of :func:`columns`, n), nan where a baseline had no answer. The incumbent's is its mean
+            loss known then.
         """
-        result = np.full((len(self.plan), LOSSES, len(asked.time)), np.nan)
+        result = np.empty((len(self._columns), len(asked.time)))
         for start, end, late in self._stretches(asked):
             if late:
                 self._ask(asked, classes, start, end, result)
@@ -142,9 +161,13 @@ class Baselines:
         self._horizon = horizon
         trimmed = self._incumbent.trim(horizon)
         if self._known.trim(horizon):
-            self._ids = set(self._known.ids.tolist())
+            self._ids = Ids(self._known.ids)
             return True
         return trimmed
+
+    def may_trim(self, horizon: float) -> bool:
+        """Tell whether :meth:`trim` may find something, at a glance."""
+        return self._known.may_trim(horizon) or self._incumbent.may_trim(horizon)
 
     def take(self) -> dict[str, bytes | None]:
         """Return the checkpoint entries that have changed since the last time, None for those to be deleted."""
@@ -155,7 +178,7 @@ class Baselines:
         for name, part in self._parts():
             prefix = name + "/"
             part.load({key.removeprefix(prefix): data for key, data in entries.items() if key.startswith(prefix)})
-        self._ids = set(self._known.ids.tolist())
+        self._ids = Ids(self._known.ids)
 
     def _parts(self) -> tuple[tuple[str, Known | Series], ...]:
         return ("all", self._known), ("incumbent", self._incumbent), ("series", self._series)
@@ -171,6 +194,8 @@ class Baselines:
         start, n = 0, len(known)
         while start < n:
             room = min(self._known.make_room(), self._incumbent.make_room())
+            if len(self._ids) > len(self._known):  # some were thinned out
+                self._ids = Ids(self._known.ids)
             end = min(n, start + room)
             wide = asked.truth[start:end] >= self._known.width
             if self._task == "multiclass" and wide.any():
@@ -190,23 +215,18 @@ class Baselines:
 
     def _learn(self, asked: Asked, start: int, end: int) -> None:
         truth, known, ids = asked.truth[start:end], asked.known[start:end], asked.ids[start:end]
-        usable = ~np.isnan(truth)
-        numbers = ids.tolist()
-        fresh = set(numbers)
-        if not (usable.all() and len(fresh) == len(numbers) and self._ids.isdisjoint(fresh)):
-            fresh = set()
-            for row in np.flatnonzero(usable).tolist():
-                usable[row] = numbers[row] not in self._ids and numbers[row] not in fresh
-                fresh.add(numbers[row])
-            truth, known, ids = truth[usable], known[usable], ids[usable]
+        fresh = np.logical_not(np.isnan(truth))
+        if np.logical_and.reduce(fresh):
+            fresh = self._ids.add(ids)
+        else:
+            fresh[fresh] = self._ids.add(ids[fresh])
+        if not np.logical_and.reduce(fresh):
+            truth, known, ids = truth[fresh], known[fresh], ids[fresh]
         self._known.put(known, truth, ids)
-        self._ids |= fresh
-        if len(self._ids) > len(self._known):  # some were thinned out
-            self._ids = set(self._known.ids.tolist())
         code = asked.series.code[start:end]
-        if (code >= 0).any():
+        if asked.series.words and (code >= 0).any():
             words = asked.series.words
-            for series, time, value in zip(code[usable].tolist(), known.tolist(), truth.tolist(), strict=True):
+            for series, time, value in zip(code[fresh].tolist(), known.tolist(), truth.tolist(), strict=True):
                 if series >= 0:
                     self._series.put(words[series], time, value, self._horizon)
         lost = asked.incumbent[start:end]
@@ -217,31 +237,37 @@ class Baselines:
     def _ask(self, asked: Asked, classes: Classes, start: int, end: int, result: Floats) -> None:
         time, truth = asked.time[start:end], asked.scored[start:end]
         place = self._known.find(time)
-        sums = self._known.sums(place)
-        for number, baseline in enumerate(self.plan):
-            lost = result[number, :, start:end]
+        sums = self._known.sums(place).T
+        column = 0
+        for baseline in self.plan:
+            lost: Floats
             if baseline.kind == "incumbent":
-                past = self._incumbent.sums(self._incumbent.find(time))
-                lost[:] = _divide(past[:, 1], past[:, 0])
+                lost = np.full((1, len(time)), np.nan)
+                rows = np.flatnonzero(asked.challenges[start:end])
+                if len(rows):
+                    past = self._incumbent.sums(self._incumbent.find(time[rows])).T
+                    lost[0, rows] = _divide(past[1], past[0])
             elif baseline.kind == "prior":
-                _prior(self._task, sums, truth, self._settings.threshold, lost)
+                lost = _prior(self._task, sums, truth, self._settings.threshold)
             else:
                 if baseline.kind in ("persistence", "seasonal"):
                     answer = self._back(asked, start, end, self._known.value(place, baseline.back), baseline.back)
                 elif baseline.kind == "majority":
-                    answer = np.where(sums.any(axis=1), sums.argmax(axis=1), np.nan)
+                    answer = _majority(sums)
                 elif baseline.kind == "mean":
-                    answer = _divide(sums[:, 1], sums[:, 0])
+                    answer = _divide(sums[1], sums[0])
                 elif baseline.kind == "median":
                     answer = self._known.median(place)
                 else:
                     answer = np.full(len(truth), self._constant(baseline, classes))
-                _answer(self._task, answer, truth, self._settings.threshold, lost, soft=baseline.soft)
+                lost = _answer(self._task, answer, truth, self._settings.threshold, soft=baseline.soft)
+            result[column : column + len(lost), start:end] = lost
+            column += len(lost)
 
     def _back(self, asked: Asked, start: int, end: int, answer: Floats, back: int) -> Floats:
         """Put the past of its own series in the place of everybody's, in rows that have a series."""
         code = asked.series.code[start:end]
-        rows = np.flatnonzero(code >= 0)
+        rows = np.flatnonzero(code >= 0) if asked.series.words else ()
         if len(rows):
             words, times = asked.series.words, asked.time[start:end]
             found = [
@@ -269,34 +295,47 @@ def _divide(a: Floats, b: Floats) -> Floats:
     return result
 
 
-def _prior(task: Task, counts: Floats, truth: Floats, threshold: float, lost: Floats) -> None:
-    """Work out what the class frequencies lose as probabilities; lost has shape (LOSSES, n)."""
-    total = counts.sum(axis=1)
+def _majority(counts: Floats) -> Floats:
+    """Return the class that is most frequent, of several the first; nan where there was none."""
+    if len(counts) == 2:
+        some, best = counts[0] + counts[1] > 0.0, counts[1] > counts[0]
+    else:
+        some, best = counts.any(axis=0), counts.argmax(axis=0)
+    answer: Floats = np.where(some, best, np.nan)
+    return answer
+
+
+def _prior(task: Task, counts: Floats, truth: Floats, threshold: float) -> Floats:
+    """Return what the class frequencies lose as probabilities: error, Brier and log loss, shape (3, n)."""
+    total = counts.sum(axis=0)
     if task == "binary":
-        _answer(task, _divide(counts[:, 1], total), truth, threshold, lost, soft=True)
-        return
+        return _answer(task, _divide(counts[1], total), truth, threshold, soft=True)
     block = np.full((COLUMNS, len(truth)), np.nan)
     rows = np.flatnonzero((total > 0.0) & ~np.isnan(truth))
     place = truth[rows].astype(np.intp)
-    own = np.where(place < counts.shape[1], counts[rows, np.minimum(place, counts.shape[1] - 1)], 0.0) / total[rows]
+    counts, total = counts[:, rows], total[rows]
+    own = np.where(place < len(counts), counts[np.minimum(place, len(counts) - 1), np.arange(len(rows))], 0.0) / total
     block[TRUTH] = truth
-    block[ANSWER, rows] = counts[rows].argmax(axis=1)
+    block[ANSWER, rows] = counts.argmax(axis=0)
     block[SCORE, rows] = own
-    squares = np.square(counts[rows]).sum(axis=1)
-    block[SOFT, rows] = squares / np.square(total[rows]) - 2.0 * own + 1.0
+    block[SOFT, rows] = np.square(counts).sum(axis=0) / np.square(total) - 2.0 * own + 1.0
     fill(task, block)
-    lost[:] = block[HARD : LOG + 1]
+    return block[HARD : LOG + 1]
 
 
-def _answer(task: Task, answer: Floats, truth: Floats, threshold: float, lost: Floats, *, soft: bool) -> None:
-    """Work out what answers lose: numbers, codes of classes, or (two classes, soft) probabilities."""
+def _answer(task: Task, answer: Floats, truth: Floats, threshold: float, *, soft: bool) -> Floats:
+    """Return what answers lose: numbers, codes of classes, or (two classes, soft) probabilities; shape (losses, n)."""
+    missing = np.isnan(answer) | np.isnan(truth)
     if not soft:
-        lost[0] = np.where(np.isnan(answer) | np.isnan(truth), np.nan, answer != truth)
-        return
-    block = np.full((COLUMNS, len(truth)), np.nan)
-    block[TRUTH], block[ANSWER] = truth, answer
-    if task == "binary":
-        block[SCORE] = answer
-        block[ANSWER] = np.where(np.isnan(answer) | np.isnan(truth), np.nan, answer >= threshold)
+        lost: Floats = (answer != truth).astype(np.float64)
+        lost[missing] = np.nan
+        return lost[None, :]
+    block = np.empty((COLUMNS, len(truth)))
+    block[TRUTH], block[ANSWER], block[SCORE] = truth, answer, answer
+    if task == "regression":
+        fill(task, block)
+        return block[HARD : SOFT + 1]
+    block[ANSWER] = answer >= threshold
+    block[ANSWER, missing] = np.nan
     fill(task, block)
-    lost[:] = block[HARD : LOG + 1]
+    return block[HARD : LOG + 1]

@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -13,13 +13,14 @@ from river import drift
 from river.drift import binary
 
 from streamapp.core import pickling
+from streamapp.core.detection import esr
 from streamapp.core.detection.alarm import Alarm, Detector, State
 from streamapp.core.detection.esr import EDetector
 from streamapp.core.events import Floats
 from streamapp.core.settings import ModelSettings
 from streamapp.errors import CheckpointError, ConfigError
 
-__all__ = ["DETECTORS", "Alarm", "Detector", "EDetector", "RiverDetector", "build", "restore"]
+__all__ = ["DETECTORS", "Alarm", "Detector", "EDetector", "RiverDetector", "build", "restore", "update_each"]
 
 BINARY = {kind.__name__.lower(): kind for kind in (binary.DDM, binary.EDDM, binary.FHDDM, binary.HDDMA, binary.HDDMW)}
 """River's detectors that take an error or none."""
@@ -85,6 +86,30 @@ def restore(spec: str | Mapping[str, Any], settings: ModelSettings, data: bytes)
     return detector
 
 
+def update_each(
+    detectors: Sequence[Detector], losses: Sequence[Floats], times: Sequence[Floats], values: Sequence[list[float]]
+) -> list[list[Alarm]]:
+    """Let each detector take losses of its own; return the alarms of each.
+
+    The same as :meth:`Detector.update` one after the other, but e-detectors that watch are worked out at once.
+
+    Args:
+        detectors: Of one specification, in several groups.
+        losses: All of them finite and in [0, 1].
+        times: Event times.
+        values: The losses as lists.
+    """
+    together = [detector for detector in detectors if isinstance(detector, EDetector)]
+    if len(together) == len(detectors):
+        return esr.update_each(together, losses, times)
+    return [
+        detector.take(values[place])
+        if isinstance(detector, RiverDetector)
+        else detector.update(losses[place], times[place])
+        for place, detector in enumerate(detectors)
+    ]
+
+
 class RiverDetector:
     """A detector of River's ``drift`` or ``drift.binary``; its alarms are warnings.
 
@@ -144,30 +169,45 @@ class RiverDetector:
         """Take the next losses; return the alarms in order of row."""
         rows = np.flatnonzero(np.isfinite(losses))
         values = np.clip(losses[rows], 0.0, 1.0).tolist()
-        alarms = self._adwin(values) if self.name == "adwin" else self._any(values)
-        return [_alarm(found, int(rows[found.place])) for found in alarms]
+        return [_alarm(found, int(rows[found.place])) for found in self._find(values)]
+
+    def take(self, values: list[float]) -> list[Alarm]:
+        """Take the next losses, all of them finite and in [0, 1]; the same as :meth:`update`."""
+        return [_alarm(found, found.place) for found in self._find(values)]
+
+    def _find(self, values: list[float]) -> "list[_Found]":
+        return self._adwin(values) if self.name == "adwin" else self._any(values)
 
     def _adwin(self, values: list[float]) -> "list[_Found]":
         """Update ADWIN in stretches that end where it looks for a cut: at multiples of its clock, nowhere else."""
-        found = []
-        adwin, start = self._detector, 0
-        while start < len(values):
+        found: list[_Found] = []
+        adwin, start, size = self._detector, 0, len(values)
+        clock = adwin.clock
+        while start < size:
             if adwin.drift_detected:
                 adwin._reset()  # what ADWIN.update would do first
                 self._forget()
-            stop = min(len(values), start + adwin.clock - self._rows % adwin.clock)
             window = adwin._helper
             update = window.update
-            for value in values[start : stop - 1]:
-                update(value)
-            # Until it cuts, its window holds everything since the last alarm.
-            self._total = window.get_total() + values[stop - 1]
-            adwin._drift_detected = update(values[stop - 1])
-            self._rows += stop - start
-            self._recent.extend(values[start:stop])
-            if adwin.drift_detected:
-                found.append(self._change(stop - 1))
-            start = stop
+            first, cut = start, False
+            stop = start + clock - self._rows % clock
+            while stop <= size and not cut:
+                for value in values[start : stop - 1]:
+                    update(value)
+                # Until it cuts, its window holds everything since the last alarm.
+                total = window.get_total() + values[stop - 1]
+                cut = update(values[stop - 1])
+                start, stop = stop, stop + clock
+            if not cut:
+                for value in values[start:]:
+                    update(value)
+                start, total = size, window.get_total()
+            self._rows += start - first
+            self._total = total
+            self._recent.extend(values[first:start])
+            if cut:
+                adwin._drift_detected = True
+                found.append(self._change(start - 1))
         return found
 
     def _any(self, values: list[float]) -> "list[_Found]":

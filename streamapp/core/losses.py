@@ -84,31 +84,42 @@ def fill(task: Task, block: Floats) -> None:
 
     Brier losses of several classes do not follow from these: they must be there.
     """
-    truth, answer = block[TRUTH], block[ANSWER]
-    if task == "regression":
+    for loss in LOSSES[task]:
+        block[COLUMN[loss]] = lost(task, loss, block)
+
+
+def lost(task: Task, loss: Loss, block: Floats) -> Floats:
+    """Return one column of losses, as :func:`fill` works it out; shape (n,)."""
+    truth, answer, score = block[TRUTH], block[ANSWER], block[SCORE]
+    column: Floats
+    if loss == "error":
+        column = (truth != answer).astype(np.float64)
+        missing = np.isnan(answer)
+        if np.logical_or.reduce(missing):
+            column[missing] = np.nan
+    elif loss == "brier":
+        column = block[SOFT] if task == "multiclass" else np.square(truth - score)
+    elif loss == "log":
+        if task == "binary":
+            score = np.where(truth == 1.0, score, np.where(truth == 0.0, 1.0 - score, np.nan))
+        column = -np.log(np.minimum(np.maximum(score, CLIP), 1.0 - CLIP))
+    else:
         with np.errstate(over="ignore"):
-            error = answer - truth
-            block[HARD] = np.abs(error)
-            block[SOFT] = error * error
-        return
-    np.not_equal(truth, answer, out=block[HARD])
-    missing = np.isnan(answer)
-    if missing.any():
-        block[HARD, missing] = np.nan
-    score = block[SCORE]
-    if task == "binary":
-        distance = np.abs(truth - score)
-        block[SOFT] = distance * distance
-        score = np.where(truth == 1.0, score, np.where(truth == 0.0, 1.0 - score, np.nan))
-    block[LOG] = -np.log(np.clip(score, CLIP, 1.0 - CLIP))
+            column = np.abs(answer - truth) if loss == "absolute" else np.square(answer - truth)
+    return column
 
 
-def configured(block: Floats, loss: Loss) -> Floats:
-    """Return the losses of a block in the configured loss: the outcome's own where it carried one; shape (n,)."""
-    own = block[OWN]
-    given = ~np.isnan(own)
-    column: Floats = block[COLUMN[loss]]
-    return np.where(given, own, column) if given.any() else column
+def configured(task: Task, loss: Loss, block: Floats, *, owned: bool = True) -> Floats:
+    """Return the configured losses of a block, the outcome's own where it carried one; shape (n,).
+
+    Args:
+        task: The task.
+        loss: The configured loss.
+        block: The block, of which only what the losses follow from has to be there.
+        owned: False: no outcome carried one.
+    """
+    column, own = lost(task, loss, block), block[OWN]
+    return np.where(np.isnan(own), column, own) if owned else column
 
 
 def loss_of(

@@ -10,7 +10,7 @@ from msgspec import Struct
 from streamapp.core.events import Arrivals, Position, RetrainRequest, Scored, ScoredBatch, Signal, Tick
 from streamapp.core.monitoring.clock import Clock
 from streamapp.core.monitoring.model import ModelMonitor
-from streamapp.core.monitoring.naming import Naming, digest
+from streamapp.core.monitoring.naming import digest
 from streamapp.core.report import ModelReport
 from streamapp.core.settings import Settings
 from streamapp.errors import CheckpointError
@@ -71,6 +71,10 @@ class Monitor:
         self._anew: set[str] = set()
         """Models of whose stored entries none is of use any more."""
         self._forgotten: list[tuple[str, str | None]] = []
+        self._holding: dict[str, None] = {}
+        """Models that hold messages, longest first."""
+        self._said: list[tuple[int, int, Signal | RetrainRequest]] = []
+        """What followed already, with the offset that caused it and that at which the model was born."""
 
     @property
     def applied(self) -> int:
@@ -83,13 +87,21 @@ class Monitor:
         return self._meta.version
 
     def apply(self, message: Scored, position: Position) -> tuple[Signal | RetrainRequest, ...]:
-        """Take one message; return what follows from it, oldest first.
+        """Take one message; return what follows from it and from what was held, oldest first.
 
         A message before :attr:`applied` changes nothing. After a restore, messages are shown again to those models that
         were written before them, and to no other.
         """
+        self.hold(message, position)
+        return self.release()
+
+    def hold(self, message: Scored, position: Position) -> None:
+        """Take one message, and leave what follows from it to :meth:`release`.
+
+        That is quicker for many messages, and the same.
+        """
         if position.offset < self._next:
-            return ()
+            return
         self._next = position.offset + 1
         again = position.offset < self._meta.applied
         if not again:
@@ -103,10 +115,28 @@ class Monitor:
             for written in self._behind.values():
                 if position.offset >= written.applied:
                     _look(written.clock, message, position)
-        outputs: list[Signal | RetrainRequest] = []
         for model in self._concerned(message, position, again=again):
-            outputs += self._show(model, message, position)
-        return tuple(outputs)
+            self._show(model, message, position)
+
+    def release(self) -> tuple[Signal | RetrainRequest, ...]:
+        """Return what follows from all messages since the last time, oldest first."""
+        for _ in self.relieve():
+            pass
+        # Models that say something at the same message do so in the order in which they appeared.
+        said, self._said = sorted(self._said, key=lambda one: one[:2]), []
+        return tuple(output for _, _, output in said)
+
+    def relieve(self, most: int = 0) -> Iterator[None]:
+        """Work out beforehand what :meth:`release` will say, until no more than *most* models hold messages.
+
+        Yields after each model. Messages may be held and released meanwhile.
+        """
+        while len(self._holding) > most:
+            name = next(iter(self._holding))
+            del self._holding[name]
+            if (model := self._models.get(name)) is not None:
+                self._said += self._released(model)
+            yield
 
     def take_forgotten(self) -> list[tuple[str, str | None]]:
         """Return what was dropped for its silence since the last time: models, each with a group or None for the whole.
@@ -124,7 +154,7 @@ class Monitor:
         model = self._models.get(name)
         if model is None:
             return False
-        fresh = ModelMonitor(name, model.settings, born=model.born)
+        fresh = self._made(name, born=model.born)
         fresh.expect(model)
         if fresh.groups:
             self._models[name] = fresh
@@ -152,17 +182,20 @@ class Monitor:
         """Yield the same model by model. Messages may be applied between two of them."""
         for name in list(self._models):
             if (model := self._models.get(name)) is not None:
-                yield model.report(self._clock(name))
+                yield model.report(self._clock(name).now)
 
     def take(self, budget: int = BUDGET) -> dict[bytes, bytes | None]:
         """Return checkpoint entries to write with what was emitted since the last time; None deletes one.
 
         Models that caused an output are always among them; of the others that changed, as many as fit the budget, those
-        that waited longest first. The rest is brought up to date from the log after a restore.
+        that waited longest first. The rest is brought up to date from the log after a restore. Nothing may be held:
+        what follows from it would be lost.
 
         Args:
             budget: Bytes.
         """
+        if self._holding:
+            raise RuntimeError("take: what was held must be released first, or what follows from it would be lost")
         entries: dict[bytes, bytes | None] = {}
         size = 0
         due, self._due = self._due, {}
@@ -221,7 +254,7 @@ class Monitor:
                 self._behind[name] = written
                 self._due[name] = False
         for name in sorted(models, key=born.__getitem__):
-            model = self._models[name] = ModelMonitor(name, self._settings.of(name), born=born[name])
+            model = self._models[name] = self._made(name, born=born[name])
             model.load(models[name])
 
     def _concerned(self, message: Scored, position: Position, *, again: bool) -> list[ModelMonitor]:
@@ -242,35 +275,47 @@ class Monitor:
     def _model(self, name: str, offset: int) -> ModelMonitor:
         model = self._models.get(name)
         if model is None:
-            model = self._models[name] = ModelMonitor(name, self._settings.of(name), born=offset)
+            model = self._models[name] = self._made(name, born=offset)
             # Once written, always: what is not written cannot be brought up to date.
             self._due[name] = True
         return model
 
+    def _made(self, name: str, *, born: int) -> ModelMonitor:
+        return ModelMonitor(name, self._settings.of(name), born=born, identity=self._meta.identity)
+
     def _clock(self, name: str) -> Clock:
         return self._behind[name].clock if name in self._behind else self._meta.clock
 
-    def _show(self, model: ModelMonitor, message: Scored, position: Position) -> tuple[Signal | RetrainRequest, ...]:
-        clock = self._clock(model.name)
-        naming = Naming(self._meta.identity, model.name, position)
-        outputs: tuple[Signal | RetrainRequest, ...] = ()
+    def _show(self, model: ModelMonitor, message: Scored, position: Position) -> None:
+        now = self._clock(model.name).now
         if isinstance(message, ScoredBatch):
-            outputs = model.rows(message, position, clock, naming)
+            model.hold(message, position, now)
         elif isinstance(message, Arrivals):
-            model.arrive(message)
-            outputs = model.advance(position, clock, naming)
-        elif clock.now is not None:
-            if self._forget(model, clock.now):
-                return ()
-            model.trim(clock.now)
-            outputs = model.advance(position, clock, naming)
-        if model.changed or outputs:
+            model.arrive(message, position, now)
+        elif now is not None:
+            if self._forget(model, now):
+                return
+            model.trim(now)
+            model.advance(position, now)
+        if model.changed:
+            self._due.setdefault(model.name, False)
+        if model.holds:
+            self._holding[model.name] = None
+
+    def _released(self, model: ModelMonitor) -> list[tuple[int, int, Signal | RetrainRequest]]:
+        try:
+            outputs = model.release()
+        except Exception as error:
+            error.add_note(f"while it was worked out what follows from messages about model {model.name}")
+            raise
+        if outputs or model.changed:
             self._due[model.name] = self._due.get(model.name, False) or bool(outputs)
-        return outputs
+        return [(offset, model.born, output) for offset, output in outputs]
 
     def _forget(self, model: ModelMonitor, now: float) -> bool:
         """Drop what has been silent for too long; return whether that is the whole model."""
         gone = model.forget(now)
+        self._said += self._released(model) if gone else []
         self._forgotten += [(model.name, group) for group in gone]
         if model.groups or not gone:
             return False

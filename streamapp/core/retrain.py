@@ -11,7 +11,11 @@ from streamapp.core.settings import RetrainSettings
 from streamapp.errors import CheckpointError
 
 STRETCHES = 512
-"""Messages that are remembered one by one; beyond them, older ones are joined in pairs."""
+"""Stretches of messages that are remembered at most."""
+RECENT = 256
+"""Messages that are remembered one by one at least."""
+SHARE = 0.25
+"""Of the rows after them: so many rows of older messages at most are joined, so a request has few rows too many."""
 SIGNALS = 100
 """Signals that one request names at most, the newest."""
 VERSIONS = 16
@@ -77,6 +81,11 @@ class RetrainPolicy:
         """Log time at which the open request is given up, None while none is open."""
         return self._state.deadline
 
+    @property
+    def idle(self) -> bool:
+        """Whether :meth:`advance` has nothing to do until the next :meth:`ask`."""
+        return self._state.ask is None and self._state.deadline is None and not self._state.ended
+
     def rows(
         self, offset: int, count: int, first_ts: float, last_ts: float, loss_sum: float, version: str | None
     ) -> None:
@@ -103,8 +112,7 @@ class RetrainPolicy:
             return
         state.stretches.append(_Stretch(offset, count, first_ts, last_ts, loss_sum))
         if len(state.stretches) > STRETCHES:
-            old, recent = state.stretches[: STRETCHES // 2], state.stretches[STRETCHES // 2 :]
-            state.stretches = [_joined(old[i], old[i + 1]) for i in range(0, len(old), 2)] + recent
+            state.stretches = _shortened(state.stretches)
 
     def ask(self, signal: Signal, *, rows_since_change: int, before: float | None, after: float | None) -> None:
         """Take a signal: one that the settings name asks for training.
@@ -216,6 +224,20 @@ class RetrainPolicy:
                 f"retrain policy of {model}/{group} has format {policy._state.format}, this streamapp reads {FORMAT}"
             )
         return policy
+
+
+def _shortened(stretches: list[_Stretch]) -> list[_Stretch]:
+    """Join older stretches, so that their number grows with the logarithm of the rows."""
+    after = sum(stretch.rows for stretch in stretches[-RECENT:])
+    older: list[_Stretch] = []
+    """Newest first."""
+    for stretch in reversed(stretches[:-RECENT]):
+        if older and stretch.rows + older[-1].rows <= SHARE * after:
+            older[-1] = _joined(stretch, older[-1])
+            continue
+        after += older[-1].rows if older else 0
+        older.append(stretch)
+    return older[::-1] + stretches[-RECENT:]
 
 
 def _joined(one: _Stretch, other: _Stretch) -> _Stretch:

@@ -1,26 +1,31 @@
 """Mergeable scores of one group: sums and counts from which the metrics of its task follow.
 
-Every class takes blocks of :mod:`streamapp.core.losses`; adding two blocks, or merging two scores, is the same as
-adding the rows one by one, but for the rounding of sums. What is undefined, 0/0 in particular, is None.
+Every class takes blocks of :mod:`streamapp.core.losses`. Adding two blocks is the same as adding the rows one by one,
+to the bit; merging two scores likewise, but for the rounding of sums. What is undefined, 0/0 in particular, is None.
 """
 
 import math
 from abc import ABC, abstractmethod
-from typing import Final, Self
+from collections.abc import Sequence
+from typing import Any, Final, Self
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from streamapp.core.events import Floats, Ints
 from streamapp.core.losses import ANSWER, COLUMN, HARD, LOSSES, OWN, SCORE, TRUTH
 from streamapp.core.monitoring import packing
 from streamapp.core.monitoring.ranking import Ranking
+from streamapp.core.monitoring.rows import ByGroup, Carry, gaps
 from streamapp.core.settings import Loss, Task
 
 BINS: Final = 10
 """Equal bins of [0, 1] for calibration; a probability on an edge belongs to the lower bin, as in scikit-learn."""
 _EDGES = np.linspace(0.0, 1.0, BINS + 1)[1:-1]
 _LOSS_COLUMNS = OWN + 1 - HARD
+_BLOCK = 256
+"""Numbers of which mean and spread are taken at once."""
 
 
 def ratio(a: float, b: float) -> float | None:
@@ -40,21 +45,13 @@ class Scores(ABC):
         self._loss_sum: Floats = np.zeros(_LOSS_COLUMNS)
         self._loss_count: Ints = np.zeros(_LOSS_COLUMNS, np.int64)
 
-    def add(self, block: Floats, *, fit: bool = False) -> None:
+    def add(self, block: Floats) -> None:
         """Take rows; those that could not be scored are nan and count for nothing.
 
         Args:
             block: Shape (COLUMNS, n).
-            fit: All have an answer and a truth.
         """
-        losses = block[HARD:]
-        missing = np.isnan(losses)
-        self._loss_count += losses.shape[1] - missing.sum(axis=1)
-        self._loss_sum += np.where(missing, 0.0, losses).sum(axis=1)
-        if not fit:
-            block = block[:, ~np.isnan(block[ANSWER])]
-        if block.shape[1]:
-            self._add_answers(block)
+        add_rows([self], ByGroup(np.zeros(block.shape[1], np.int64), 1), block)
 
     def mean_loss(self, loss: Loss, *, own: bool = True) -> float | None:
         """Return the mean of a loss, with the losses that outcomes themselves carried or without."""
@@ -87,9 +84,10 @@ class Scores(ABC):
             (self.task, packing.pack(self._loss_sum), packing.pack(self._loss_count), *self._parts())
         )
 
+    @classmethod
     @abstractmethod
-    def _add_answers(self, block: Floats) -> None:
-        """Take rows that have an answer and a truth."""
+    def _add_answers(cls, scores: Sequence[Any], by_group: ByGroup, block: Floats) -> None:
+        """Take rows that have an answer and a truth, for all groups."""
 
     @abstractmethod
     def _parts(self) -> tuple[bytes, ...]:
@@ -116,17 +114,28 @@ class BinaryScores(Scores):
         self._bin_score: Floats = np.zeros(BINS)
         self._ranking = Ranking()
 
-    def _add_answers(self, block: Floats) -> None:
-        truth, answer, score = block[TRUTH], block[ANSWER], block[SCORE]
-        self._table += np.bincount((truth + truth + answer).astype(np.intp), minlength=4)
-        silent = np.isnan(score)
-        if silent.any():
-            score, truth = score[~silent], truth[~silent]
-        place = np.searchsorted(_EDGES, score)
-        self.bin_count += np.bincount(place, minlength=BINS)
-        self.bin_positive += np.bincount(place, truth, BINS).astype(np.int64)
-        self._bin_score += np.bincount(place, score, BINS)
-        self._ranking.add(score, truth)
+    @classmethod
+    def _add_answers(cls, scores: Sequence["BinaryScores"], by_group: ByGroup, block: Floats) -> None:
+        size = len(scores)
+        cells = (block[TRUTH] + block[TRUTH] + block[ANSWER]).astype(np.int64)
+        cells += 4 * by_group.group
+        for one, cell in zip(scores, np.bincount(cells, minlength=4 * size).reshape(size, 4), strict=True):
+            one._table += cell
+        by_group, block = _chosen(np.logical_not(np.isnan(block[SCORE])), by_group, block)
+        truth, score = block[TRUTH], block[SCORE]
+        place = _EDGES.searchsorted(score)
+        place += BINS * by_group.group
+        by_bin = ByGroup(place, BINS * size)
+        before = np.array([[one._bin_score for one in scores], [one.bin_positive for one in scores]])
+        sums, positive = Carry(by_bin).on(before.reshape(2, -1), (score, truth)).reshape(2, size, BINS)
+        for number, count in enumerate(by_bin.totals.reshape(size, BINS)):
+            one = scores[number]
+            one.bin_count += count
+            one.bin_positive = positive[number].astype(np.int64)
+            one._bin_score = sums[number]
+        score, truth = by_group.sorted(score), by_group.sorted(truth)
+        for number, part in by_group.slices():
+            scores[number]._ranking.add(score[part], truth[part])
 
     def metrics(self, configured: Loss) -> dict[str, float | None]:
         """Return accuracy, precision, recall, f1, log_loss, brier, roc_auc and ece."""
@@ -175,13 +184,21 @@ class ClassScores(Scores):
         self._answers: Ints = np.zeros(0, np.int64)
         self._truths: Ints = np.zeros(0, np.int64)
 
-    def _add_answers(self, block: Floats) -> None:
-        truth, answer = block[TRUTH].astype(np.intp), block[ANSWER].astype(np.intp)
-        self._widen(int(max(truth.max(), answer.max())) + 1)
-        size = len(self._hits)
-        self._hits += np.bincount(truth[truth == answer], minlength=size)
-        self._answers += np.bincount(answer, minlength=size)
-        self._truths += np.bincount(truth, minlength=size)
+    @classmethod
+    def _add_answers(cls, scores: Sequence["ClassScores"], by_group: ByGroup, block: Floats) -> None:
+        truth, answer = block[TRUTH].astype(np.int64), block[ANSWER].astype(np.int64)
+        classes = int(max(truth.max(), answer.max())) + 1
+        size = len(scores) * classes
+        place = by_group.group * classes
+        hits = np.bincount((place + truth)[truth == answer], minlength=size).reshape(-1, classes)
+        answers = np.bincount(place + answer, minlength=size).reshape(-1, classes)
+        truths = np.bincount(place + truth, minlength=size).reshape(-1, classes)
+        for number in by_group.present:
+            one, width = scores[number], int(np.flatnonzero(answers[number] + truths[number])[-1]) + 1
+            one._widen(width)
+            one._hits[:width] += hits[number, :width]
+            one._answers[:width] += answers[number, :width]
+            one._truths[:width] += truths[number, :width]
 
     def metrics(self, configured: Loss) -> dict[str, float | None]:
         """Return accuracy, macro_f1 (over the classes seen as answer or truth), log_loss and brier."""
@@ -230,13 +247,25 @@ class NumberScores(Scores):
         self._mean = 0.0
         self._spread = 0.0
         """Sum of squared distances from the mean."""
+        self._rest: Floats = np.empty(0)
+        """Truths that are not in mean and spread yet: blocks are taken whole, however rows come."""
 
-    def _add_answers(self, block: Floats) -> None:
-        truth = block[TRUTH]
+    @classmethod
+    def _add_answers(cls, scores: Sequence["NumberScores"], by_group: ByGroup, block: Floats) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
-            self._error += float((block[ANSWER] - truth).sum())
-            mean = float(truth.mean())
-            self._combine(len(truth), mean, float(np.square(truth - mean).sum()))
+            before = np.array([[one._error for one in scores]])
+            errors = Carry(by_group).on(before, [block[ANSWER] - block[TRUTH]])[0].tolist()
+        truth = by_group.sorted(block[TRUTH])
+        for number, part in by_group.slices():
+            scores[number]._error = errors[number]
+            scores[number]._add_truth(truth[part])
+
+    def _add_truth(self, truth: Floats) -> None:
+        truth = np.concatenate((self._rest, truth))
+        whole = len(truth) // _BLOCK * _BLOCK
+        self._rest = truth[whole:]
+        for start in range(0, whole, _BLOCK):
+            self._combine(*_moments(truth[start : start + _BLOCK]))
 
     def _combine(self, rows: int, mean: float, spread: float) -> None:
         # Chan, Golub, LeVeque: Updating formulae and a pairwise algorithm for computing sample variances, 1979.
@@ -248,30 +277,52 @@ class NumberScores(Scores):
         self._mean += step * (rows / total)
         self._rows = total
 
+    def _whole(self) -> "NumberScores":
+        """Return a copy whose mean and spread are of all rows."""
+        whole = NumberScores()
+        whole._rows, whole._mean, whole._spread = self._rows, self._mean, self._spread
+        whole._combine(*_moments(self._rest))
+        return whole
+
     def metrics(self, configured: Loss) -> dict[str, float | None]:
         """Return mae, rmse, r2 and bias, the mean of prediction - outcome."""
         squared = self.mean_loss("squared", own=configured == "squared")
-        lost = ratio(self.loss_sum("squared", own=False)[0], self._spread)
+        whole = self._whole()
+        lost = ratio(self.loss_sum("squared", own=False)[0], whole._spread)
         return {
             "mae": self.mean_loss("absolute", own=configured == "absolute"),
             "rmse": None if squared is None else math.sqrt(squared),
             "r2": None if lost is None else 1.0 - lost,
-            "bias": ratio(self._error, self._rows),
+            "bias": ratio(self._error, whole._rows),
         }
 
     def merge(self, other: Self) -> None:
         """Add the rows of another; its state stays as it is."""
         super().merge(other)
         self._error += other._error
-        self._combine(other._rows, other._mean, other._spread)
+        whole = other._whole()
+        self._combine(whole._rows, whole._mean, whole._spread)
 
     def _parts(self) -> tuple[bytes, ...]:
-        return (msgspec.msgpack.encode((self._rows, self._error, self._mean, self._spread)),)
+        moments = (self._rows, self._error, self._mean, self._spread)
+        return msgspec.msgpack.encode(moments), packing.pack(self._rest)
 
     def _take_parts(self, parts: list[bytes]) -> None:
         self._rows, self._error, self._mean, self._spread = msgspec.msgpack.decode(
             parts[0], type=tuple[int, float, float, float]
         )
+        self._rest = packing.floats(parts[1])
+
+
+def _moments(truth: Floats) -> tuple[int, float, float]:
+    """Return count, mean and sum of squared distances from it."""
+    if not len(truth):
+        return 0, 0.0, 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        # From the first one, so that equal numbers have no spread at all.
+        steps = truth - truth[0]
+        mean = steps.mean()
+        return len(truth), float(truth[0] + mean), float(np.square(steps - mean).sum())
 
 
 _CLASSES: Final[dict[Task, type[Scores]]] = {
@@ -284,6 +335,32 @@ _CLASSES: Final[dict[Task, type[Scores]]] = {
 def scores_of(task: Task) -> Scores:
     """Return empty scores for a task."""
     return _CLASSES[task]()
+
+
+def add_rows(scores: Sequence[Scores], by_group: ByGroup, block: Floats) -> None:
+    """Let the scores of several groups, all of one task, take rows.
+
+    Args:
+        scores: By number of the group.
+        by_group: The rows' groups.
+        block: Shape (COLUMNS, n); rows that could not be scored are nan and count for nothing.
+    """
+    carry = Carry(by_group)
+    columns = [carry.without(values, gaps(values)) for values in block[HARD:]]
+    sums = carry.on(np.array([one._loss_sum for one in scores]).T, [values for values, _ in columns])
+    counts = np.array([count for _, count in columns])
+    for number, one in enumerate(scores):
+        one._loss_sum = sums[:, number]
+        one._loss_count += counts[:, number]
+    by_group, block = _chosen(np.logical_not(np.isnan(block[ANSWER])), by_group, block)
+    if block.shape[1]:
+        type(scores[0])._add_answers(scores, by_group, block)
+
+
+def _chosen(rows: NDArray[np.bool_], by_group: ByGroup, block: Floats) -> tuple[ByGroup, Floats]:
+    if np.logical_and.reduce(rows):
+        return by_group, block
+    return ByGroup(by_group.group[rows], by_group.groups), block[:, rows]
 
 
 def restore(data: bytes) -> Scores:

@@ -21,6 +21,8 @@ from streamapp.stream.transport import Batch
 
 PIECE = 8
 """Messages applied between two looks at the clock."""
+LINGER = 64
+"""Models whose messages may wait for the commit, which works out at once what follows from them."""
 BREATH = 0.005
 """Seconds of work after which the loop's other work goes on."""
 
@@ -73,9 +75,13 @@ class MonitorTask(Task):
             if monotonic() - began > BREATH:
                 await asyncio.sleep(0)
                 began = monotonic()
+        for _ in self.monitor.relieve(LINGER):
+            if monotonic() - began > BREATH:
+                await asyncio.sleep(0)
+                began = monotonic()
 
     def digest(self, batch: Batch) -> None:
-        """Apply each message, one by one: float sums must not depend on what a fetch brought."""
+        """Hand each message to the core, which leaves most of the work until the commit: by then there are more."""
         quarantined = self.quarantined(batch.tp.topic)
         for record in batch.records:
             if record.offset < self._committed:
@@ -92,9 +98,10 @@ class MonitorTask(Task):
                 self._outputs.append(self.refuse("scored", record, error))
                 continue
             position = Position(self.partition, record.offset, record.timestamp / 1000)
-            for event in self.monitor.apply(message, position):
-                self._say(event)
-        self._forget(self.monitor.take_forgotten())
+            self.monitor.hold(message, position)
+        if forgotten := self.monitor.take_forgotten():
+            self._release()
+            self._forget(forgotten)
 
     def _forget(self, names: list[tuple[str, str | None]]) -> None:
         """Drop what else there is of models and groups that have been silent for too long."""
@@ -104,6 +111,10 @@ class MonitorTask(Task):
                 self.signals.forget(model)
                 self.requests.forget(model)
         self.forgotten += names
+
+    def _release(self) -> None:
+        for event in self.monitor.release():
+            self._say(event)
 
     def _say(self, event: Signal | RetrainRequest) -> None:
         topics = self.around.topics
@@ -118,6 +129,7 @@ class MonitorTask(Task):
 
     def outcome(self) -> tuple[list[Record], Mapping[bytes, bytes | None]]:
         """Return signals and requests, and the models whose state changed."""
+        self._release()
         outputs, self._outputs = self._outputs, []
         return outputs, {**self.monitor.take(), **self.signals.take(), **self.requests.take()}
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from streamapp.core.events import (
     SOURCES,
     Arrivals,
+    Codes,
     Floats,
     Ints,
     Kind,
@@ -31,7 +32,19 @@ VERSION = 1
 MAX_ROWS = 1_000_000
 _ROW_BYTES = 128
 """What the numbers of a row take, at most."""
-_TYPES = {"B": "<u1", "H": "<u2", "I": "<u4", "q": "<i8", "Q": "<u8", "d": "<f8"}
+_TYPES: dict[bytes, np.dtype[Any]] = {
+    b"B": np.dtype("<u1"),
+    b"H": np.dtype("<u2"),
+    b"I": np.dtype("<u4"),
+    b"q": np.dtype("<i8"),
+    b"Q": np.dtype("<u8"),
+    b"d": np.dtype("<f8"),
+}
+_BELOW = [bytes(range(end)) for end in range(257)]
+# As plain numbers: looking up a member of an enumeration costs as much as checking a column.
+_STRING = int(Kind.STRING)
+_KINDS_END, _VERDICTS_END = len(Kind), len(Verdict)
+_WORDED = bytes((Kind.BOOL, Kind.STRING))
 
 
 class _Labels(Struct, array_like=True):
@@ -111,27 +124,53 @@ def decode_scored(data: bytes) -> Scored:
 
 def split(batch: ScoredBatch, limit_bytes: int) -> list[ScoredBatch]:
     """Cut rows so that each part is encoded in fewer than *limit_bytes*, unless a single row takes more."""
-    lengths = np.diff(batch.feature_ends, prepend=0) + _ROW_BYTES + 8 * len(batch.classes)
-    for column in (batch.group, batch.version, batch.series, batch.unit):
-        lengths = lengths + _word_bytes(column.words, column.code)
-    for labels in (batch.prediction, batch.outcome):
-        lengths = lengths + _word_bytes(labels.words, np.where(labels.kind == Kind.STRING, labels.number, -1))
-    fixed = 256 + len(batch.model.encode()) + sum(len(word.encode()) + 5 for word in batch.classes)
-    room = max(limit_bytes - fixed, 1)
+    n = len(batch)
+    row = _ROW_BYTES + 8 * len(batch.classes)
+    room = max(limit_bytes - 256 - len(batch.model.encode()) - sum(_sizes(batch.classes)), 1)
+    worded: tuple[Names | Values, ...] = (
+        batch.group,
+        batch.version,
+        batch.series,
+        batch.unit,
+        batch.prediction,
+        batch.outcome,
+    )
+    sizes = [_sizes(column.words) for column in worded]
+    if n * (row + sum(max(found, default=0) for found in sizes)) + len(batch.features) < room:
+        return [batch]
+    lengths = _steps(batch.feature_ends) + row
+    for column, found in zip(worded, sizes, strict=True):
+        if found:
+            # As if no row shared its words with another one.
+            lengths += np.array([*found, 0], np.int64)[_word_codes(column)]
     ends = np.cumsum(lengths)
     parts, start = [], 0
-    while start < len(batch):
+    while start < n:
         before = int(ends[start - 1]) if start else 0
         end = max(int(np.searchsorted(ends, before + room, side="left")), start + 1)
-        parts.append(batch if start == 0 and end >= len(batch) else _part(batch, start, end))
+        parts.append(batch if start == 0 and end >= n else _part(batch, start, end))
         start = end
     return parts
 
 
-def _word_bytes(words: tuple[str, ...], codes: NDArray[Any]) -> Ints:
-    """Return what the words of each row take, as if none was shared."""
-    sizes = np.array([*(len(word.encode()) + 5 for word in words), 0], dtype=np.int64)
-    return sizes[codes.astype(np.int64)]
+def _sizes(words: tuple[str, ...]) -> list[int]:
+    """Return the bytes that each word takes."""
+    return [len(word.encode()) + 5 for word in words]
+
+
+def _word_codes(column: Names | Values) -> Ints:
+    """Return the place of each row's word, -1 where it has none."""
+    if isinstance(column, Names):
+        return column.code.astype(np.int64)
+    places: Floats = np.where(column.kind == _STRING, column.number, -1.0)
+    return places.astype(np.int64)
+
+
+def _steps(ends: Ints) -> Ints:
+    """Return the lengths of what ends at these places."""
+    lengths = ends.astype(np.int64)
+    lengths[1:] -= ends[:-1]
+    return lengths
 
 
 def _part(batch: ScoredBatch, start: int, end: int) -> ScoredBatch:
@@ -168,18 +207,29 @@ def _part(batch: ScoredBatch, start: int, end: int) -> ScoredBatch:
 
 def _names(names: Names, rows: slice) -> Names:
     """Return some rows of a column, with the words that they use, in their old order."""
-    used, codes = np.unique(names.code[rows], return_inverse=True)
-    missing = int(len(used) > 0 and used[0] < 0)
-    words = tuple(names.words[code] for code in used[missing:].tolist())
-    return Names(code=(codes - missing).astype(np.int32), words=words)
+    code = names.code[rows]
+    used, places = _used(code, names.words)
+    return Names(code=places[code], words=used)
 
 
 def _labels(values: Values, rows: slice) -> Values:
-    kind, number = values.kind[rows], values.number[rows].copy()
-    strings = kind == Kind.STRING
-    used, codes = np.unique(number[strings].astype(np.int64), return_inverse=True)
-    number[strings] = codes
-    return Values(kind=kind, number=number, words=tuple(values.words[code] for code in used.tolist()))
+    kind, number = values.kind[rows], values.number[rows]
+    if not values.words:
+        return Values(kind=kind, number=number)
+    strings = kind == _STRING
+    code = number[strings].astype(np.int32)
+    used, places = _used(code, values.words)
+    number = number.copy()
+    number[strings] = places[code]
+    return Values(kind=kind, number=number, words=used)
+
+
+def _used(code: Codes, words: tuple[str, ...]) -> tuple[tuple[str, ...], Codes]:
+    """Return the words that are used, and the new code of each old one; that of no word, -1, stays."""
+    used = np.flatnonzero(np.bincount(code + 1, minlength=len(words) + 1)[1:])
+    places = np.full(len(words) + 1, -1, np.int32)
+    places[used] = np.arange(len(used), dtype=np.int32)
+    return tuple(words[place] for place in used.tolist()), places
 
 
 # Columns to bytes
@@ -194,10 +244,10 @@ def _packed(batch: ScoredBatch) -> _Rows:
         version=_strings(batch.version),
         series=_strings(batch.series),
         unit=_strings(batch.unit),
-        verdict=_counts(batch.verdict),
+        verdict=_column(b"B", batch.verdict),
         offset=_counts(batch.offset),
         outcome_offset=_counts(batch.outcome_offset + 1),
-        id_hash=_column("Q", batch.id_hash),
+        id_hash=_column(b"Q", batch.id_hash),
         ts=_floats(batch.ts),
         log_time=_floats(batch.log_time),
         outcome_ts=_floats(batch.outcome_ts),
@@ -208,46 +258,50 @@ def _packed(batch: ScoredBatch) -> _Rows:
         probabilities=b"d" + np.ascontiguousarray(batch.probabilities, dtype="<f8").tobytes(),
         outcome=_values(batch.outcome),
         loss=_floats(batch.loss),
-        outcome_source=_counts(batch.outcome_source),
+        outcome_source=_column(b"B", batch.outcome_source),
         latency=_floats(batch.latency),
         features=batch.features,
-        feature_lengths=_counts(np.diff(batch.feature_ends, prepend=0)),
+        feature_lengths=_counts(_steps(batch.feature_ends)),
     )
 
 
 def _strings(names: Names) -> _Strings:
-    return _Strings(code=_counts(names.code + 1), words=names.words)
+    code = names.code + 1
+    return _Strings(code=_column(b"B", code) if len(names.words) < 255 else _counts(code), words=names.words)
 
 
 def _values(values: Values) -> _Labels:
-    number = values.number
+    kind, number = _column(b"B", values.kind), values.number
+    # Bools and places of words need no eight bytes.
+    if len(values.words) < 256 and not kind[1:].translate(None, _WORDED):
+        return _Labels(kind=kind, number=_column(b"B", number), words=values.words)
     with np.errstate(invalid="ignore"):
         small = number.astype(np.uint8)
-    # Bools and places of words need no eight bytes. A negative zero does.
+    # Nor do small numbers. A negative zero does.
     exact = bool((small == number).all()) and not np.signbit(number).any()
-    return _Labels(kind=_counts(values.kind), number=_counts(small) if exact else _floats(number), words=values.words)
+    return _Labels(kind=kind, number=_column(b"B", small) if exact else _floats(number), words=values.words)
 
 
 def _counts(column: NDArray[Any]) -> bytes:
     """Pack integers, which are small and not negative as a rule."""
-    largest = int(column.max()) if len(column) else 0
-    letter = "B" if largest < 2**8 else "H" if largest < 2**16 else "I" if largest < 2**32 else "q"
-    if len(column) and column.min() < 0:
-        letter = "q"
-    return _column(letter, column.astype(_TYPES[letter]))
+    # A negative one looks like one of the largest.
+    largest = int(np.maximum.reduce(column.astype(np.int64, copy=False).view(np.uint64), initial=0))
+    letter = b"B" if largest < 2**8 else b"H" if largest < 2**16 else b"I" if largest < 2**32 else b"q"
+    return _column(letter, column)
 
 
 def _floats(column: Floats) -> bytes:
-    return _column("d", column)
+    return _column(b"d", column)
 
 
-def _column(letter: str, column: NDArray[Any]) -> bytes:
-    data = column.astype(_TYPES[letter], copy=False).tobytes()
-    size = column.dtype.itemsize
-    # Equal to itself moved by one item: all items are the same, nan included.
-    if len(data) > size and data[size:] == data[:-size]:
-        data = data[:size]
-    return letter.encode() + data
+def _column(letter: bytes, column: NDArray[Any]) -> bytes:
+    kind = _TYPES[letter]
+    size = kind.itemsize
+    data = column.astype(kind, copy=False).tobytes()
+    # Equal to itself moved by one item: all items are the same, nan included. Most columns differ at their ends.
+    if len(data) > size and data[:size] == data[-size:] and data[size:] == data[:-size]:
+        return letter + data[:size]
+    return letter + data
 
 
 # Bytes to columns
@@ -257,10 +311,6 @@ def _batch(rows: _Rows) -> ScoredBatch:
     n = rows.rows
     if not 0 <= n <= MAX_ROWS:
         raise DecodeError(f"expected 0 to {MAX_ROWS} rows, got {n}")
-    lengths = _ints(rows.feature_lengths, n)
-    size = len(rows.features)
-    if (n and not 0 <= lengths.min() <= lengths.max() <= size) or int(lengths.sum()) != size:
-        raise DecodeError(f"expected lengths of features that make up {size} bytes, got {int(lengths.sum())}")
     width = len(rows.classes)
     return ScoredBatch(
         model=rows.model,
@@ -269,69 +319,93 @@ def _batch(rows: _Rows) -> ScoredBatch:
         version=_read_names(rows.version, n),
         series=_read_names(rows.series, n),
         unit=_read_names(rows.unit, n),
-        verdict=_codes(rows.verdict, n, len(Verdict)),
-        offset=_ints(rows.offset, n),
-        outcome_offset=_ints(rows.outcome_offset, n) - 1,
-        id_hash=_items(rows.id_hash, n, "Q"),
-        ts=_items(rows.ts, n, "d"),
-        log_time=_items(rows.log_time, n, "d"),
-        outcome_ts=_items(rows.outcome_ts, n, "d"),
-        outcome_log_time=_items(rows.outcome_log_time, n, "d"),
+        verdict=_spread(_codes(rows.verdict, n, _VERDICTS_END), n),
+        offset=_spread(_ints(rows.offset, n), n),
+        outcome_offset=_spread(_ints(rows.outcome_offset, n) - 1, n),
+        id_hash=_spread(_items(rows.id_hash, n, b"Q"), n),
+        ts=_floats_of(rows.ts, n),
+        log_time=_floats_of(rows.log_time, n),
+        outcome_ts=_floats_of(rows.outcome_ts, n),
+        outcome_log_time=_floats_of(rows.outcome_log_time, n),
         prediction=_read_values(rows.prediction, n),
-        score=_items(rows.score, n, "d"),
+        score=_floats_of(rows.score, n),
         classes=rows.classes,
         probabilities=_exactly(rows.probabilities, n * width).reshape(n, width),
         outcome=_read_values(rows.outcome, n),
-        loss=_items(rows.loss, n, "d"),
-        outcome_source=_codes(rows.outcome_source, n, len(SOURCES)),
-        latency=_items(rows.latency, n, "d"),
+        loss=_floats_of(rows.loss, n),
+        outcome_source=_spread(_codes(rows.outcome_source, n, len(SOURCES)), n),
+        latency=_floats_of(rows.latency, n),
         features=rows.features,
-        feature_ends=np.cumsum(lengths),
+        feature_ends=_read_ends(rows.feature_lengths, n, len(rows.features)),
     )
 
 
+def _read_ends(data: bytes, n: int, size: int) -> Ints:
+    """Return where the features of each row end, from their lengths, which make up *size* bytes."""
+    lengths = _items(data, n, b"BHIq")
+    if data[:1] == b"q" and n and not 0 <= lengths.min() <= lengths.max() <= size:
+        raise DecodeError(f"expected lengths of features that make up {size} bytes, got {lengths.max()}")
+    ends = _spread(lengths, n).cumsum(dtype=np.int64)
+    if (int(ends[-1]) if n else 0) != size:
+        raise DecodeError(f"expected lengths of features that make up {size} bytes, got {ends[-1:]}")
+    return ends
+
+
 def _read_names(names: _Strings, n: int) -> Names:
-    code = _ints(names.code, n) - 1
-    if n and not -1 <= code.min() <= code.max() < len(names.words):
-        raise DecodeError(f"expected codes of {len(names.words)} words, got up to {code.max()}")
-    return Names(code=code.astype(np.int32), words=names.words)
+    letter, words = names.code[:1], len(names.words)
+    if letter == b"B" and words < 256:
+        code = _codes(names.code, n, words + 1)
+    else:
+        code = _items(names.code, n, b"BHIq")
+        if n and not 0 <= code.min() <= code.max() <= words:
+            raise DecodeError(f"expected codes of {words} words, got up to {code.max()}")
+    return Names(code=_spread(code.astype(np.int32) - 1, n), words=names.words)
 
 
 def _read_values(labels: _Labels, n: int) -> Values:
-    kind = _codes(labels.kind, n, len(Kind))
-    number = _items(labels.number, n, "Bd").astype(np.float64, copy=False)
-    places = number[kind == Kind.STRING]
-    if len(places) and not ((places >= 0) & (places < len(labels.words)) & (places == np.floor(places))).all():
-        raise DecodeError(f"expected places of {len(labels.words)} words")
-    return Values(kind=kind, number=number, words=labels.words)
-
-
-def _codes(data: bytes, n: int, end: int) -> NDArray[np.uint8]:
-    codes = _items(data, n, "B")
-    if n and codes.max() >= end:
-        raise DecodeError(f"expected codes below {end}, got {codes.max()}")
-    return codes
-
-
-def _ints(data: bytes, n: int) -> Ints:
-    return _items(data, n, "BHIq").astype(np.int64, copy=False)
+    kind = _codes(labels.kind, n, _KINDS_END)
+    number = _items(labels.number, n, b"Bd").astype(np.float64, copy=False)
+    if _STRING in labels.kind[1:]:
+        places = number if len(kind) < len(number) else _spread(number, len(kind))[kind == _STRING]
+        if not ((places >= 0) & (places < len(labels.words)) & (places == np.floor(places))).all():
+            raise DecodeError(f"expected places of {len(labels.words)} words")
+    return Values(kind=_spread(kind, n), number=_spread(number, n), words=labels.words)
 
 
 def _exactly(data: bytes, n: int) -> Floats:
-    items: Floats = np.frombuffer(data[1:], "<f8")
+    items: Floats = np.frombuffer(data[1:], _TYPES[b"d"])
     if data[:1] != b"d" or len(items) != n:
         raise DecodeError(f"expected {n} probabilities, got {len(items)}")
     return items
 
 
-def _items(data: bytes, n: int, letters: str) -> NDArray[Any]:
-    """Return the *n* items of a column that has one of these types."""
-    letter = data[:1].decode()
+def _codes(data: bytes, n: int, end: int) -> NDArray[np.uint8]:
+    """Return the items of a column of small codes, all below *end*."""
+    codes = _items(data, n, b"B")
+    if data[1:].translate(None, _BELOW[end]):
+        raise DecodeError(f"expected codes below {end}, got {codes.max()}")
+    return codes
+
+
+def _ints(data: bytes, n: int) -> Ints:
+    return _items(data, n, b"BHIq").astype(np.int64, copy=False)
+
+
+def _floats_of(data: bytes, n: int) -> Floats:
+    return _spread(_items(data, n, b"d"), n)
+
+
+def _items(data: bytes, n: int, letters: bytes) -> NDArray[Any]:
+    """Return the items of a column that has one of these types: *n* of them, or one that stands for all."""
+    letter = data[:1]
     if not letter or letter not in letters:
-        raise DecodeError(f"expected a column of type {' or '.join(letters)}, got {letter!r}")
+        raise DecodeError(f"expected a column of type {' or '.join(letters.decode())}, got {letter!r}")
     items = np.frombuffer(data[1:], _TYPES[letter])
-    if len(items) == n:
-        return items
-    if len(items) != 1:
+    if len(items) != n and len(items) != 1:
         raise DecodeError(f"expected {n} items or 1, got {len(items)}")
-    return np.full(n, items[0])
+    return items
+
+
+def _spread(items: NDArray[Any], n: int) -> NDArray[Any]:
+    """Return *n* items; one that stands for all lies in memory once, behind a stride of 0."""
+    return items if len(items) == n else np.ndarray((n,), items.dtype, items, 0, (0,))

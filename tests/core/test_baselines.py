@@ -13,6 +13,7 @@ from streamapp.core.baselines import plan
 from streamapp.core.events import Position
 from streamapp.core.monitor import Monitor
 from streamapp.core.monitoring import known as known_module
+from streamapp.core.monitoring.ids import Ids
 from streamapp.core.monitoring.known import PAGE, Known
 from streamapp.core.monitoring.series import Series
 from streamapp.core.settings import ModelSettings, Settings
@@ -388,6 +389,27 @@ def test_checkpoint_of_the_past_rewrites_only_pages_that_changed():
     assert past.trim(3.5 * PAGE)
     gone = past.take()
     assert {key for key, data in gone.items() if data is None} == {"0", "1", "2"}
+
+
+@given(st.lists(st.lists(st.integers(0, 60) | st.integers(0, 2**64 - 1), max_size=200), max_size=12))
+def test_ids_are_new_once(batches):
+    ids, seen = Ids(), set()
+    for numbers in batches:
+        new = []
+        for number in numbers:
+            new.append(number not in seen)
+            seen.add(number)
+        assert ids.add(np.array(numbers, np.uint64)).tolist() == new
+        assert len(ids) == len(seen)
+
+
+def test_ids_that_want_the_same_slot_are_told_apart():
+    # All multiples of the inverse of the constant that mixes them begin at slot 0 or near it.
+    inverse = pow(0x9E3779B97F4A7C15, -1, 2**64)
+    alike = np.array([(inverse * i) % 2**64 for i in range(1, 900)], np.uint64)
+    ids = Ids(alike[:600])
+    assert ids.add(alike).tolist() == [False] * 600 + [True] * 299
+    assert len(ids) == 899
 
 
 @given(st.lists(st.tuples(st.sampled_from("xyz"), st.integers(0, 20), st.integers(0, 9)), max_size=60))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from river import drift
 from river.drift import binary
 
-from streamapp.core.detection.esr import BETS
 from streamapp.core.detection.loss_reference import LossReference
-from streamapp.core.drift import DETECTORS, Alarm, Detector, EDetector, build, restore
+from streamapp.core.detection.sides import BETS
+from streamapp.core.drift import DETECTORS, Alarm, Detector, EDetector, build, restore, update_each
 from streamapp.core.events import Floats
 from streamapp.core.settings import ModelSettings, Seconds
 from streamapp.errors import CheckpointError, ConfigError
@@ -131,6 +131,27 @@ def test_how_rows_are_cut_into_batches_changes_nothing(name: str, seed: int, cut
     whole, parts = build(name, QUICK), build(name, QUICK)
     assert feed(whole, losses) == feed(parts, losses, cuts)
     assert (whole.score, whole.threshold, whole.state) == (parts.score, parts.threshold, parts.state)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    rates=st.lists(st.sampled_from([0.05, 0.2, 0.5]), min_size=2, max_size=5),
+    sizes=st.lists(st.integers(0, 200), min_size=1, max_size=6),
+    batch=st.sampled_from([None, 1, 5]),
+)
+def test_several_e_detectors_at_once_are_as_each_alone(rates: list[float], sizes: list[int], batch: int | None) -> None:
+    streams = [bernoulli(place, (1000, rate), (1000, 0.9 - rate)) for place, rate in enumerate(rates)]
+    together, alone = ([EDetector(QUICK, batch=batch) for _ in rates] for _ in range(2))
+    starts = [0] * len(rates)
+    for turn in range(40):
+        # Each takes another number of rows, some none.
+        ends = [start + sizes[(turn + place) % len(sizes)] for place, start in enumerate(starts)]
+        losses = [stream[start:end] for stream, start, end in zip(streams, starts, ends, strict=True)]
+        times = [np.arange(float(len(some))) for some in losses]
+        expected = [one.update(some, at) for one, some, at in zip(alone, losses, times, strict=True)]
+        assert update_each(together, losses, times, [some.tolist() for some in losses]) == expected
+        starts = ends
+    assert [one.snapshot() for one in together] == [one.snapshot() for one in alone]
 
 
 @pytest.mark.parametrize("name", DETECTORS)
@@ -316,9 +337,9 @@ def test_correlated_losses_are_tested_in_batches_after_a_longer_reference() -> N
     detector = EDetector(ModelSettings(cycle=None))
     feed(detector, np.array(losses))
     assert detector._normal is not None
-    assert detector._up is not None
+    assert detector._sides is not None
     assert detector._normal.rows > 10_000
-    assert detector._up.batch == 64
+    assert detector._sides.batch == 64
     assert detector.threshold == 100_000 / 64
 
 

@@ -8,10 +8,11 @@ import msgspec
 import pytest
 from faust.types import TP
 
-from streamapp.core.events import RetrainRequest, Signal, Tick
+from streamapp.core.events import Position, RetrainRequest, Signal, Tick, Verdict
+from streamapp.core.monitor import Monitor
 from streamapp.core.settings import ModelSettings, RetrainSettings, Settings
 from streamapp.errors import CheckpointError
-from streamapp.stream.codec import encode_scored
+from streamapp.stream.codec import decode_scored, encode_scored
 from streamapp.stream.monitoring import MonitorTask
 from streamapp.stream.producer import Record
 from tests.core.rows import Row, batch
@@ -173,6 +174,33 @@ def test_models_that_did_not_fit_into_a_commit_are_brought_up_to_date_from_the_l
         assert (await opened(bench)).position(SCORED) == 2 * len(models)
 
     run(work())
+
+
+def test_rows_give_the_same_whether_they_were_encoded_or_not() -> None:
+    draw = random.Random(3)
+    direct, decoded = Monitor(0, NERVOUS), Monitor(0, NERVOUS)
+    for number in range(20):
+        same = number % 2 == 0
+        rows = [
+            Row(
+                prediction=draw.random() < 0.3,
+                scores=None if same else draw.random(),
+                outcome=draw.random() < 0.3,
+                loss=None if same or draw.random() < 0.9 else 0.5,
+                group="a" if same else draw.choice("ab"),
+                version="v1",
+                verdict=Verdict.JOINED if same else draw.choice(list(Verdict)),
+                source="assumed" if number % 4 == 0 else "observed",
+                ts=START + 30 * number + i,
+                id_hash=100 * number + i,
+            )
+            for i in range(30)
+        ]
+        message, position = batch(rows), Position(0, number, START + number)
+        assert decoded.apply(decode_scored(encode_scored(message)), position) == direct.apply(message, position)
+    assert decoded.report() == direct.report()
+    assert decoded.summary() == direct.summary()
+    assert decoded.take() == direct.take()
 
 
 def test_recent_events_and_reports_are_there_after_a_restart(bench: Bench) -> None:

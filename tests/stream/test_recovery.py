@@ -97,6 +97,7 @@ def test_a_monitor_counts_what_it_is_shown_again(tmp_path: Path, broker: Broker)
             message("ab"[number % 2], number)
         task = first.task("monitor-0")
         await first.runtime.handle(broker.batch("t.scored", 4))
+        assert task.monitor.release() == ()
         records = task.monitor.take(0)  # as where there are more models than one commit writes
         marks = task.stored_marks()
         for record in task.checkpoint.records(records, marks):

@@ -17,6 +17,8 @@ SEGMENTS = 64
 """Means over time that are kept, to find the worst recurring stretch."""
 CHECK = 128
 """Past ``reference_rows``, rows between two looks whether the reference suffices."""
+HELD = 128
+"""Rows that are summed in one go, at most: less often is cheaper."""
 PATIENCE = 20
 """A reference that lacks errors is taken as it is after so many times ``reference_rows``."""
 EFFECTIVE_ERRORS = 50
@@ -44,7 +46,7 @@ class Sums(Struct):
     """All that a reference remembers, of any number of rows."""
 
     rows: int = 0
-    """In whole blocks; the rest lies in ``buffer``."""
+    """In whole blocks; the rest lies in ``buffer``, fewer than :data:`HELD`."""
     total: float = 0.0
     square: float = 0.0
     first: float = math.inf
@@ -85,48 +87,64 @@ class LossReference:
     @property
     def insufficient(self) -> bool:
         """Whether there are rows enough, and yet not enough is known."""
-        return self.sums.rows >= self._rows and self.sums.last - self.sums.first >= self._cycle
+        sums = self.sums
+        rows = sums.rows + len(sums.buffer) // BLOCK * BLOCK
+        return rows >= self._rows and sums.last - sums.first >= self._cycle
 
     def take(self, losses: Floats, times: Floats) -> int:
-        """Take losses up to the next look, and return how many were taken, at least 1 of a non-empty array."""
+        """Take losses up to the next look, and return how many were taken, at least 1 of a non-empty array.
+
+        Where the rows do not span the cycle yet, all are taken: no look could find anything.
+        """
         sums = self.sums
-        seen = sums.rows + len(sums.buffer)
-        look = self._rows if seen < self._rows else seen // CHECK * CHECK + CHECK
-        count = min(len(losses), look - seen)
-        sums.first = min(sums.first, float(times[:count].min()))
-        sums.last = max(sums.last, float(times[:count].max()))
-        # Only whole blocks are summed, each in one go: the sums do not depend on how rows came in batches.
-        rows = np.concatenate([np.array(sums.buffer), losses[:count]])
-        whole = len(rows) // BLOCK * BLOCK
-        sums.buffer = rows[whole:].tolist()
-        for block, square in zip(
-            rows[:whole].reshape(-1, BLOCK).sum(axis=1).tolist(),
-            np.square(rows[:whole]).reshape(-1, BLOCK).sum(axis=1).tolist(),
-            strict=True,
-        ):
-            self._block(block, square)
+        first = min(sums.first, float(np.minimum.reduce(times)))
+        last = max(sums.last, float(np.maximum.reduce(times)))
+        count = len(losses)
+        if last - first >= self._cycle:
+            seen = sums.rows + len(sums.buffer)
+            look = self._rows if seen < self._rows else seen // CHECK * CHECK + CHECK
+            if look - seen < count:
+                count = look - seen
+                first = min(sums.first, float(np.minimum.reduce(times[:count])))
+                last = max(sums.last, float(np.maximum.reduce(times[:count])))
+        sums.first, sums.last = first, last
+        if len(sums.buffer) + count < HELD:
+            sums.buffer += losses[:count].tolist()
+        else:
+            self._add_up(np.concatenate((sums.buffer, losses[:count])))
         return count
 
     def normal(self) -> Normal | None:
         """Return the finished reference, or None while it is not: looked at only where :meth:`take` stopped."""
         sums = self.sums
-        at_look = not sums.buffer and (sums.rows == self._rows or sums.rows % CHECK == 0)
+        seen = sums.rows + len(sums.buffer)
+        at_look = seen == self._rows or (seen > self._rows and seen % CHECK == 0)
         if not at_look or not self.insufficient:
             return None
+        self._add_up(np.array(sums.buffer))
         normal = self._normal()
         if normal.sparse or sums.rows < self._rows * normal.dispersion:
             return normal if sums.rows >= PATIENCE * self._rows else None
         return normal
+
+    def _add_up(self, rows: Floats) -> None:
+        """Sum up whole blocks, each in one go: the sums do not depend on how rows came in batches."""
+        whole = len(rows) // BLOCK * BLOCK
+        blocks = rows[:whole].reshape(-1, BLOCK)
+        self.sums.buffer = rows[whole:].tolist()
+        totals, squares = blocks.sum(axis=1).tolist(), np.square(blocks).sum(axis=1).tolist()
+        for total, square in zip(totals, squares, strict=True):
+            self._block(total, square)
 
     def _block(self, total: float, square: float) -> None:
         sums = self.sums
         sums.rows += BLOCK
         sums.total += total
         sums.square += square
+        sums.partial = [partial + total for partial in sums.partial]
         for level, scale in enumerate(SCALES):
-            sums.partial[level] += total
             if sums.rows % scale:
-                continue
+                break  # nor is a larger one complete
             mean = sums.partial[level] / scale
             sums.partial[level] = 0.0
             sums.blocks[level] += 1

@@ -1,15 +1,16 @@
 """A group against the baselines: sums of what they lost on the same rows."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from streamapp.core.baselines import LOSSES, Baseline
-from streamapp.core.events import Floats
+from streamapp.core.baselines import LOSSES, Baseline, columns
+from streamapp.core.events import Floats, Ints
 from streamapp.core.losses import COLUMN, HARD
 from streamapp.core.losses import LOSSES as LOSSES_OF
 from streamapp.core.monitoring import packing
+from streamapp.core.monitoring.rows import ByGroup, Carry, gaps
 from streamapp.core.scores import ratio
 from streamapp.core.settings import Loss, Task
 
@@ -38,30 +39,32 @@ class Contest:
         self._plan = plan
         self._task = task
         self._loss = loss
-        self._column = np.array([COLUMN[loss] - HARD if one.soft else 0 for one in plan])
+        configured = COLUMN[loss] - HARD
+        told = columns(plan, task)
+        self._places = np.array([place for place, _ in told])
+        """Baseline of each column of :class:`Lost`; and which of its losses that is."""
+        self._columns = np.array([configured if column is None else column for _, column in told])
+        fair = np.array([configured if one.soft else 0 for one in plan])
+        self._fair = np.flatnonzero(self._columns == fair[self._places])
+        """The columns that skill is about, one for each baseline."""
+        self._soft = self._columns[self._fair] == configured
+        """Whether these are in the configured loss."""
         self._sums = np.zeros((len(plan), LOSSES))
         self._counts = np.zeros((len(plan), LOSSES))
         self._skill = np.zeros((len(plan), 3))
         """Sum of the model's losses, of the baseline's, and rows, where both have one."""
 
-    def add(self, baselines: Floats, hard: Floats, losses: Floats) -> None:
-        """Take rows.
+    def _carried(self) -> Floats:
+        """Return all sums, as a column."""
+        return np.concatenate((self._sums[self._places, self._columns], self._skill[:, 0], self._skill[:, 1]))
 
-        Args:
-            baselines: What :meth:`Baselines.judge` returned for them, shape (baselines, LOSSES, n).
-            hard: The model's error or absolute loss, shape (n,).
-            losses: The model's configured loss, shape (n,).
-        """
-        missing = np.isnan(baselines)
-        self._sums += np.where(missing, 0.0, baselines).sum(axis=2)
-        self._counts += baselines.shape[2] - missing.sum(axis=2)
-        place = np.arange(len(self._plan))
-        theirs = baselines[place, self._column]
-        ours = np.where((self._column == COLUMN[self._loss] - HARD)[:, None], losses, hard)
-        both = ~(np.isnan(theirs) | np.isnan(ours))
-        self._skill[:, 0] += np.where(both, ours, 0.0).sum(axis=1)
-        self._skill[:, 1] += np.where(both, theirs, 0.0).sum(axis=1)
-        self._skill[:, 2] += both.sum(axis=1)
+    def _take(self, carried: Floats, counts: Ints, both: Ints) -> None:
+        """Take sums that were carried on, and how many rows have a loss, and both losses."""
+        plan = len(self._plan)
+        self._sums[self._places, self._columns] = carried[: -2 * plan]
+        self._counts[self._places, self._columns] += counts
+        self._skill[:, 0], self._skill[:, 1] = carried[-2 * plan : -plan], carried[-plan:]
+        self._skill[:, 2] += both
 
     def sums(self, *, incumbent: bool) -> dict[tuple[str, Loss], tuple[float, int]]:
         """Return sum and count by baseline and loss, of those that it has."""
@@ -109,3 +112,36 @@ class Contest:
             return [(self._loss, COLUMN[self._loss] - HARD)]
         losses = LOSSES_OF[self._task] if one.soft else LOSSES_OF[self._task][:1]
         return [(loss, COLUMN[loss] - HARD) for loss in losses]
+
+
+def add_rows(contests: Sequence[Contest], by_group: ByGroup, lost: Floats, hard: Floats, losses: Floats) -> None:
+    """Let the contests of several groups, all in one loss, take rows.
+
+    Args:
+        contests: By number of the group.
+        by_group: The rows' groups.
+        lost: What the baselines lost on the rows, shape (columns, n).
+        hard: The model's error or absolute loss, shape (n,).
+        losses: The model's configured loss, shape (n,).
+    """
+    first = contests[0]
+    carry = Carry(by_group)
+    missing = [gaps(column) for column in lost]
+    told = [carry.without(column, gone) for column, gone in zip(lost, missing, strict=True)]
+    ours, theirs = [], []
+    own_gaps = {True: gaps(losses), False: gaps(hard)}
+    for soft, place in zip(first._soft.tolist(), first._fair.tolist(), strict=True):
+        own, apart = losses if soft else hard, own_gaps[soft]
+        if apart is None:
+            theirs.append(told[place])
+            apart = missing[place]
+        else:
+            apart = apart | np.isnan(lost[place])
+            theirs.append(carry.without(lost[place], apart))
+        ours.append(carry.without(own, apart))
+    columns = [values for values, _ in (*told, *ours, *theirs)]
+    carried = carry.on(np.array([one._carried() for one in contests]).T, columns).T
+    counts = np.array([count for _, count in told]).T
+    both = np.array([count for _, count in ours]).T
+    for number, one in enumerate(contests):
+        one._take(carried[number], counts[number], both[number])

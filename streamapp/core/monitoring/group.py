@@ -1,6 +1,6 @@
 """One group of one model: counts, scores, baselines, drift, retrain policy."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -8,13 +8,12 @@ import numpy as np
 
 from streamapp.core import quantiles, scores
 from streamapp.core.baselines import Baseline
-from streamapp.core.events import Bytes, Floats, GroupArrivals, Ints, Names, Verdict
-from streamapp.core.losses import HARD, OWN
+from streamapp.core.events import GroupArrivals, Ints, Verdict
 from streamapp.core.monitoring import packing
 from streamapp.core.monitoring.contest import Contest
-from streamapp.core.monitoring.judging import REASONS
-from streamapp.core.monitoring.versions import Stretch, Versions
-from streamapp.core.monitoring.watch import Finding, Watch
+from streamapp.core.monitoring.rows import Rows
+from streamapp.core.monitoring.versions import Versions
+from streamapp.core.monitoring.watch import Watch
 from streamapp.core.monitoring.window import Window
 from streamapp.core.quantiles import quantile
 from streamapp.core.report import GroupReport
@@ -23,36 +22,17 @@ from streamapp.core.scores import BinaryScores, Scores
 from streamapp.core.settings import Loss, ModelSettings, Task
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rows:
-    """Joined rows of one group, in the order in which they were resolved; n of them."""
+@dataclass(slots=True, kw_only=True)
+class Begun:
+    """What a group has from its first row on that could be scored."""
 
-    place: Ints
-    """Where each lies among the joined rows of its batch."""
-    block: Floats
-    """Shape (COLUMNS, n)."""
-    losses: Floats
-    """Configured losses, nan where there is none; shape (n,) like the others."""
-    baselines: Floats
-    """Shape (baselines, LOSSES, n)."""
-    reason: Bytes
-    """Why it is unscorable, index into :data:`REASONS`; 0 for the others."""
-    fit: bool
-    """All could be scored on their outcomes."""
-    ts: Floats
-    log_time: Floats
-    version: Names
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Complaint:
-    """Rows of a group do not fit the task; the first of them."""
-
-    reason: str
-    row: int
-    """Its place among the joined rows of its batch."""
-    at: float
-    """Its event time."""
+    task: Task
+    loss: Loss
+    """Configured loss."""
+    scores: Scores
+    contest: Contest
+    watch: Watch
+    """Detectors."""
 
 
 class Group:
@@ -79,38 +59,50 @@ class Group:
         self._latency: dict[int, int] = {}
         self._latency_sum = 0.0
         self._delay: Ints = np.zeros(0, np.int64)
-        self._delay_sum = 0.0
-        self._versions = Versions()
+        self.delay_sum = 0.0
+        """Of seconds from prediction to outcome."""
+        self.versions = Versions()
         self.policy = RetrainPolicy(model, name, settings.retrain)
-        self.loss: Loss | None = None
-        """Configured loss, None before the first row that could be scored."""
-        self._task: Task | None = None
+        self.begun: Begun | None = None
+        """None before the first row that could be scored."""
         self._window = Window(settings.window_rows)
         self._window_metrics: dict[str, float | None] | None = None
-        self.watch: Watch | None = None
-        """Detectors; there from the first row that could be scored, like the next two."""
-        self._scores: Scores | None = None
-        self._contest: Contest | None = None
 
     @property
     def pending(self) -> int:
         """Predictions without a verdict."""
         return self.predictions - sum(self.verdicts)
 
+    @property
+    def loss(self) -> Loss | None:
+        """Configured loss, None before the first row that could be scored."""
+        return None if self.begun is None else self.begun.loss
+
+    @property
+    def version(self) -> str | None:
+        """Version that answers, None while no row has named one."""
+        return self.versions.current
+
     def begin(self, task: Task, loss: Loss, plan: tuple[Baseline, ...]) -> None:
         """Learn what the rows are about, before the first of them."""
-        self._task, self.loss = task, loss
-        self._scores = scores.scores_of(task)
-        self._contest = Contest(plan, task, loss)
-        self.watch = Watch(task, loss, self._settings)
+        watch = Watch(task, loss, self._settings)
+        contest = Contest(plan, task, loss)
+        self.begun = Begun(task=task, loss=loss, scores=scores.scores_of(task), contest=contest, watch=watch)
 
     def arrive(self, arrivals: GroupArrivals, log_time: float) -> None:
         """Take what came in."""
         self.predictions += arrivals.predictions
         if arrivals.latency:
-            self._latency = quantiles.merge(self._latency, arrivals.latency)
+            latency = self._latency
+            for index, count in arrivals.latency.items():
+                latency[index] = latency.get(index, 0) + count
             self._latency_sum += arrivals.latency_sum
         self.heard(log_time)
+
+    def resolve(self, verdict: int, rows: int) -> None:
+        """Count rows with a verdict, an item of :class:`~streamapp.core.events.Verdict`."""
+        self.verdicts[verdict] += rows
+        self.predictions = max(self.predictions, sum(self.verdicts))  # arrivals may have been forgotten
 
     def expect(self, predictions: int, updated: float | None) -> None:
         """Know of so many predictions without a verdict, the newest thing heard of them at a log time."""
@@ -120,70 +112,24 @@ class Group:
         """Note how new the newest thing is."""
         self.updated = log_time if self.updated is None else max(self.updated, log_time)
 
-    def delay(self, bins: Ints, seconds: float) -> None:
+    def delay(self, bins: Ints, total: float) -> None:
         """Take the delays of outcomes.
 
         Args:
             bins: How many lie in each bin, from :data:`LOWEST_BIN` on.
-            seconds: Their sum.
+            total: What their sum makes of :attr:`delay_sum`.
         """
         if len(bins) > len(self._delay):
             self._delay = np.pad(self._delay, (0, len(bins) - len(self._delay)))
         self._delay[: len(bins)] += bins
-        self._delay_sum += seconds
+        self.delay_sum = total
 
-    def score(self, rows: Rows, offset: int) -> list[Finding | Complaint]:
-        """Take joined rows; return what was found, rows being places in the batch, in order within each kind.
-
-        Args:
-            rows: The rows.
-            offset: Of the ``scored`` message.
-        """
-        if self._scores is not None and self._contest is not None:
-            self._scores.add(rows.block, fit=rows.fit)
-            self._contest.add(rows.baselines, rows.block[HARD], rows.losses)
-            self._window.add(rows.block if rows.fit else rows.block[:, rows.reason == 0])
-            self._window_metrics = None
-        found: list[Finding | Complaint] = []
-        for stretch in self._versions.stretches(rows.version, rows.ts, rows.log_time):
-            if stretch.changed:
-                if self.watch is not None:
-                    self.watch.reset()
-                self.complained.clear()
-                found = [replace(one, stale=True) if isinstance(one, Finding) else one for one in found]
-            found += self._complain(rows, stretch)
-            if self.watch is not None:
-                found += self._show(self.watch, rows, stretch, offset)
-        self._versions.add(rows.version, rows.ts, rows.losses)
-        return found
-
-    def _complain(self, rows: Rows, stretch: Stretch) -> list[Complaint]:
-        reason = rows.reason[stretch.start : stretch.end]
-        if rows.fit or not reason.any():
-            return []
-        self.unscorable += int(np.count_nonzero(reason))
-        complaints = []
-        for code, first in zip(*np.unique(reason, return_index=True), strict=True):
-            word = REASONS[int(code)]
-            if word and word not in self.complained:
-                self.complained.add(word)
-                row = stretch.start + int(first)
-                complaints.append(Complaint(reason=word, row=int(rows.place[row]), at=float(rows.ts[row])))
-        return complaints
-
-    def _show(self, watch: Watch, rows: Rows, stretch: Stretch, offset: int) -> list[Finding]:
-        shown = np.flatnonzero(stretch.present) + stretch.start
-        losses, own, ts = rows.losses, rows.block[OWN], rows.ts
-        if len(shown) < len(ts):
-            losses, own, ts = losses[shown], own[shown], ts[shown]
-        finite = np.isfinite(losses)
-        if not finite.all():
-            shown, losses, own, ts = shown[finite], losses[finite], own[finite], ts[finite]
-        if not len(shown):
-            return []
-        last = float(ts.max())
-        self.policy.rows(offset, len(ts), float(ts.min()), last, float(losses.sum()), stretch.version)
-        return [replace(one, row=int(rows.place[shown[one.row]])) for one in watch.feed(losses, own, ts)]
+    def look(self, rows: Rows, own: Ints) -> None:
+        """Put the group's own rows, at these places, into its window."""
+        if rows.unfit:
+            own = own[rows.reason[own] == 0]
+        self._window.add(rows.block, own)
+        self._window_metrics = None
 
     def summary(self, *, incumbent: bool) -> dict[str, Any]:
         """Return the group's part of the summary.
@@ -205,12 +151,12 @@ class Group:
             "baselines": {},
             "skill": {},
         }
-        if self._scores is not None and self._contest is not None and self.loss is not None:
-            found["metrics"] = self._scores.metrics(self.loss)
-            total, rows = self._scores.loss_sum(self.loss)
-            found["loss"] = {"name": self.loss, "mean": scores.ratio(total, rows), "rows": rows}
-            found["baselines"] = self._contest.means(incumbent=incumbent)
-            found["skill"] = self._contest.skill(incumbent=incumbent)
+        if (begun := self.begun) is not None:
+            found["metrics"] = begun.scores.metrics(begun.loss)
+            total, rows = begun.scores.loss_sum(begun.loss)
+            found["loss"] = {"name": begun.loss, "mean": scores.ratio(total, rows), "rows": rows}
+            found["baselines"] = begun.contest.means(incumbent=incumbent)
+            found["skill"] = begun.contest.skill(incumbent=incumbent)
         delay = _bins(self._delay)
         found["latency"] = {name: quantile(self._latency, q) for name, q in _LATENCY.items()}
         found["outcome_delay"] = {name: quantile(delay, q) for name, q in _DELAY.items()}
@@ -221,15 +167,14 @@ class Group:
                 "first": tally.first,
                 "last": tally.last,
             }
-            for name, tally in self._versions.tallies.items()
+            for name, tally in self.versions.tallies.items()
         }
         return found
 
     def report(self, *, incumbent: bool) -> GroupReport:
         """Return how the group stands."""
         joined, expired, censored, lost = self.verdicts
-        scored, contest = self._scores, self._contest
-        known = scored is not None and contest is not None and self.loss is not None
+        begun = self.begun
         return GroupReport(
             group=self.name,
             predictions=self.predictions,
@@ -242,29 +187,27 @@ class Group:
             latency=dict(self._latency),
             latency_sum=self._latency_sum,
             delay=_bins(self._delay),
-            delay_sum=self._delay_sum,
+            delay_sum=self.delay_sum,
             loss=self.loss,
-            losses=scored.loss_sums(self.loss) if scored is not None and self.loss is not None else {},
-            baseline_losses=contest.sums(incumbent=incumbent) if contest is not None else {},
-            skill=contest.skill(incumbent=incumbent) if contest is not None else {},
-            score_bins=_score_bins(scored),
+            losses={} if begun is None else begun.scores.loss_sums(begun.loss),
+            baseline_losses={} if begun is None else begun.contest.sums(incumbent=incumbent),
+            skill={} if begun is None else begun.contest.skill(incumbent=incumbent),
+            score_bins={} if begun is None else _score_bins(begun.scores),
             window_rows=len(self._window),
-            window_metrics=self._metrics_of_window() if known else {},
-            detectors=() if self.watch is None else self.watch.report(),
-            version=self._versions.current,
-            version_since=self._versions.since,
+            window_metrics={} if begun is None else self._metrics_of_window(begun),
+            detectors=() if begun is None else begun.watch.report(),
+            version=self.versions.current,
+            version_since=self.versions.since,
             retrain_deadline=self.policy.deadline,
             updated=self.updated,
         )
 
-    def _metrics_of_window(self) -> dict[str, float | None]:
+    def _metrics_of_window(self, begun: Begun) -> dict[str, float | None]:
         # Kept until rows come: most groups of many are quiet between two scrapes.
         if self._window_metrics is None:
-            assert self._task is not None
-            assert self.loss is not None
-            window = scores.scores_of(self._task)
-            window.add(self._window.block)
-            self._window_metrics = window.metrics(self.loss)
+            window = scores.scores_of(begun.task)
+            window.add(self._window.block(begun.task))
+            self._window_metrics = window.metrics(begun.loss)
         return dict(self._window_metrics)
 
     def snapshot(self) -> bytes:
@@ -276,16 +219,16 @@ class Group:
             "updated": self.updated,
             "complained": sorted(self.complained),
             "latency": (self._latency, self._latency_sum),
-            "delay": (packing.pack(self._delay), self._delay_sum),
-            "versions": self._versions.snapshot(),
+            "delay": (packing.pack(self._delay), self.delay_sum),
+            "versions": self.versions.snapshot(),
             "policy": self.policy.snapshot(),
             "loss": self.loss,
         }
-        if self._scores is not None and self._contest is not None and self.watch is not None:
-            state["scores"] = self._scores.snapshot()
-            state["contest"] = self._contest.snapshot()
-            state["watch"] = self.watch.snapshot()
-            state["window"] = self._window.snapshot()
+        if (begun := self.begun) is not None:
+            state["scores"] = begun.scores.snapshot()
+            state["contest"] = begun.contest.snapshot()
+            state["watch"] = begun.watch.snapshot()
+            state["window"] = self._window.snapshot(begun.task)
         return msgspec.msgpack.encode(state)
 
     def load(self, data: bytes, task: Task | None, plan: tuple[Baseline, ...]) -> None:
@@ -301,18 +244,17 @@ class Group:
         self.unscorable, self.updated = state["unscorable"], state["updated"]
         self.complained = set(state["complained"])
         self._latency, self._latency_sum = state["latency"]
-        delay, self._delay_sum = state["delay"]
+        delay, self.delay_sum = state["delay"]
         self._delay = packing.ints(delay)
-        self._versions.load(state["versions"])
+        self.versions.load(state["versions"])
         self.policy = RetrainPolicy.restore(self._model, self.name, self._settings.retrain, state["policy"])
         if "scores" in state and task is not None:
             self.begin(task, state["loss"], plan)
-            assert self._contest is not None
-            assert self.watch is not None
-            self._scores = scores.restore(state["scores"])
-            self._contest.load(state["contest"])
-            self.watch.load(state["watch"])
-            self._window.load(state["window"], task)
+            assert self.begun is not None
+            self.begun.scores = scores.restore(state["scores"])
+            self.begun.contest.load(state["contest"])
+            self.begun.watch.load(state["watch"])
+            self._window.load(state["window"])
 
 
 LOWEST_BIN: Final = int(quantiles.bins(np.array([quantiles.SMALLEST]))[0]) - 1
@@ -328,7 +270,7 @@ def _bins(counts: Ints) -> dict[int, int]:
     return {quantiles.ZERO: zero, **found} if zero else found
 
 
-def _score_bins(scored: Scores | None) -> dict[tuple[int, str], int]:
+def _score_bins(scored: Scores) -> dict[tuple[int, str], int]:
     if not isinstance(scored, BinaryScores):
         return {}
     result = {}

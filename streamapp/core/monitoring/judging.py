@@ -1,32 +1,32 @@
 """Scored rows against their outcomes: a batch at once, as a block of :mod:`streamapp.core.losses`."""
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from streamapp.core.events import Bytes, Floats, Ints, Kind, ScoredBatch, Values, Verdict
+from streamapp.core.events import SOURCES, Bytes, Floats, Ints, Kind, Names, ScoredBatch, Values, Verdict
 from streamapp.core.losses import ANSWER, COLUMNS, LOG, OWN, SCORE, SOFT, TRUTH, configured, fill, label_word
+from streamapp.core.monitoring.rows import Rows
 from streamapp.core.settings import Label, Loss, ModelSettings, Task
 
 CLASSES_MAX: Final = 1024
 """Classes told apart per model; a row with another one is unscorable."""
 REASONS: Final = ("", "outcome_type", "prediction_type", "no_answer", "too_many_classes")
 """Why a row cannot be scored, by code; 0 is none."""
+ASSUMED: Final = SOURCES.index("assumed")
 _OUTCOME, _PREDICTION, _NO_ANSWER, _CLASSES = range(1, 5)
+# As plain numbers: looking up a member of an enumeration costs as much as a step over a small column.
+_NONE, _BOOL, _NUMBER, _STRING = map(int, Kind)
 
 
 class Classes:
-    """Codes of the classes of one model, in the order in which its rows brought them.
+    """Codes of the classes of one model, in the order in which its rows brought them."""
 
-    Args:
-        words: Classes that have codes already.
-    """
-
-    def __init__(self, words: tuple[str, ...] = ()) -> None:
-        self.words = list(words)
-        self._codes = {word: code for code, word in enumerate(self.words)}
+    def __init__(self) -> None:
+        self.words: list[str] = []
+        self._codes: dict[str, int] = {}
 
     def __len__(self) -> int:
         """Return how many have a code."""
@@ -42,6 +42,11 @@ class Classes:
             self.words.append(label)
         return code
 
+    def take(self, words: tuple[str, ...]) -> None:
+        """Give codes to these, in their order."""
+        for word in words:
+            self.code(word)
+
     def knows(self, label: str) -> bool:
         """Tell whether it has a code."""
         return label in self._codes
@@ -54,39 +59,97 @@ class Judged(Struct, frozen=True):
     """Shape (COLUMNS, n)."""
     reason: Bytes
     """Index into :data:`REASONS` of each; such rows are nan in the whole block but for ``TRUTH``."""
-    fit: bool
-    """Whether every row could be scored on its outcome: no reason, no own loss."""
+    unfit: bool
+    """Whether some have a reason."""
+    owned: bool
+    """Whether some outcomes carried a loss of their own."""
 
 
-def judge(batch: ScoredBatch, rows: Ints, task: Task, settings: ModelSettings, classes: Classes) -> Judged:
+def judge(batch: ScoredBatch, rows: Ints | None, task: Task, settings: ModelSettings, classes: Classes) -> Judged:
     """Judge the rows at these indices, whose verdict is joined.
 
     Args:
         batch: The rows.
-        rows: Indices into the batch, ascending, shape (n,).
+        rows: Indices into the batch, ascending, shape (n,); None: all.
         task: The model's task.
         settings: For ``positive`` and ``threshold``.
         classes: The model's classes; grows by those that are new here.
     """
-    whole = len(rows) == len(batch)
-    block = np.full((COLUMNS, len(rows)), np.nan)
-    reason = np.zeros(len(rows), np.uint8)
-    block[OWN] = batch.loss if whole else batch.loss[rows]
+    judged = resolve(batch, rows, task, settings, classes)
+    fill(task, judged.block)
+    return judged
+
+
+def resolve(batch: ScoredBatch, rows: Ints | None, task: Task, settings: ModelSettings, classes: Classes) -> Judged:
+    """Return the same without what :func:`~streamapp.core.losses.fill` works out, of many batches at once."""
+    n = len(batch) if rows is None else len(rows)
+    block = np.full((COLUMNS, n), np.nan)
+    reason = np.zeros(n, np.uint8)
     if task == "binary":
-        _judge_binary(batch, None if whole else rows, settings, block, reason)
+        _judge_binary(batch, rows, settings, block, reason)
     elif task == "multiclass":
-        _judge_classes(batch, rows, classes, block, reason)
+        _judge_classes(batch, np.arange(n) if rows is None else rows, classes, block, reason)
     else:
-        _judge_numbers(batch, None if whole else rows, block, reason)
-    own = ~np.isnan(block[OWN])
-    owned = bool(own.any())
-    if owned:
-        reason[own] = 0
-        block[ANSWER : LOG + 1, own] = np.nan
-    unfit = bool(reason.any())
+        _judge_numbers(batch, rows, block, reason)
+    owned = False
+    if (only := sole(batch.loss)) is None or only == only:
+        block[OWN] = batch.loss if rows is None else batch.loss[rows]
+        own = ~np.isnan(block[OWN])
+        owned = bool(own.any())
+        if owned:
+            reason[own] = 0
+            block[ANSWER:LOG, own] = np.nan
+    unfit = bool(np.logical_or.reduce(reason))
     if unfit:
-        block[ANSWER : LOG + 1, reason > 0] = np.nan
-    return Judged(block, reason, not (owned or unfit))
+        block[ANSWER:LOG, reason > 0] = np.nan
+    return Judged(block, reason, unfit, owned)
+
+
+def joined_rows(
+    batch: ScoredBatch,
+    places: Ints | None,
+    group: Ints,
+    offset: int,
+    task: Task,
+    settings: ModelSettings,
+    classes: Classes,
+) -> Rows:
+    """Return joined rows of a message, resolved: see :func:`resolve`.
+
+    Args:
+        batch: All rows of the message.
+        places: Indices of the joined ones; None: all.
+        group: Number of each row's group.
+        offset: Of the message.
+        task: The model's task.
+        settings: The model's.
+        classes: The model's.
+    """
+    judged = resolve(batch, places, task, settings, classes)
+    came = None
+    if (only := sole(batch.outcome_source)) is None or only == ASSUMED:
+        came = _at(batch.outcome_source, places) != ASSUMED
+    return Rows(
+        offsets=(offset,),
+        ends=(judged.block.shape[1],),
+        group=_at(group, places),
+        block=judged.block,
+        reason=judged.reason,
+        unfit=judged.unfit,
+        owned=judged.owned,
+        ts=_at(batch.ts, places),
+        log_time=_at(batch.log_time, places),
+        outcome_ts=_at(batch.outcome_ts, places),
+        known=_at(batch.outcome_log_time, places),
+        came=came,
+        ids=_at(batch.id_hash, places),
+        series=Names(code=_at(batch.series.code, places), words=batch.series.words),
+        version=Names(code=_at(batch.version.code, places), words=batch.version.words),
+    )
+
+
+def _at(column: NDArray[Any], places: Ints | None) -> Any:
+    return column if places is None else column[places]
 
 
 def losses(batch: ScoredBatch, task: Task, loss: Loss, settings: ModelSettings) -> Floats:
@@ -96,51 +159,54 @@ def losses(batch: ScoredBatch, task: Task, loss: Loss, settings: ModelSettings) 
     """
     result = np.full(len(batch), np.nan)
     rows = np.flatnonzero(batch.verdict == Verdict.JOINED)
-    block = judge(batch, rows, task, settings, Classes()).block
-    result[rows] = configured(block, loss)
+    judged = resolve(batch, None if len(rows) == len(batch) else rows, task, settings, Classes())
+    result[rows] = configured(task, loss, judged.block, owned=judged.owned)
     return result
 
 
 def _judge_binary(batch: ScoredBatch, rows: Ints | None, settings: ModelSettings, block: Floats, reason: Bytes) -> None:
-    truth = _positive(batch.outcome, rows, settings.positive)
-    answer = _positive(batch.prediction, rows, settings.positive)
+    truth, true = _positive(batch.outcome, rows, settings.positive)
+    answer, answered = _positive(batch.prediction, rows, settings.positive)
     score = batch.score if rows is None else batch.score[rows]
     if batch.classes and np.isnan(score).any():
         score = _class_score(batch, rows, score, label_word(settings.positive))
-    missing = np.isnan(answer)
-    if missing.any():
+    if not answered:
+        missing = np.isnan(answer)
         kind = batch.prediction.kind if rows is None else batch.prediction.kind[rows]
-        reason[missing & (kind != Kind.NONE)] = _PREDICTION
-        empty = missing & (kind == Kind.NONE)
+        empty = missing & (kind == _NONE)
+        reason[missing & (kind != _NONE)] = _PREDICTION
         answer = np.where(empty, (score >= settings.threshold).astype(np.float64), answer)
         if batch.classes:
             answer = np.where(empty, _best_class(batch, rows, label_word(settings.positive), answer), answer)
         reason[empty & np.isnan(score)] = _NO_ANSWER
-    reason[np.isnan(truth)] = _OUTCOME
-    block[TRUTH] = truth
-    block[ANSWER] = answer
-    block[SCORE] = score
-    fill("binary", block)
+    if not true:
+        reason[np.isnan(truth)] = _OUTCOME
+    block[TRUTH], block[ANSWER], block[SCORE] = truth, answer, score
 
 
-def _positive(values: Values, rows: Ints | None, positive: Label) -> Floats:
-    """Return 1.0 where a label is the positive one, 0.0 where it is another of its type, else nan."""
+def _positive(values: Values, rows: Ints | None, positive: Label) -> tuple[Floats, bool]:
+    """Return 1.0 where a label is the positive one, 0.0 for another of its type, else nan; and whether none is nan."""
     kind, number = values.kind, values.number
     if rows is not None:
         kind, number = kind[rows], number[rows]
     if isinstance(positive, str):
         place = values.words.index(positive) if positive in values.words else -1
-        return np.where(kind == Kind.STRING, (number == place).astype(np.float64), np.nan)
-    same = (number == float(positive)).astype(np.float64)
-    if (kind == Kind.BOOL).all():
-        return same if float(positive) in (0.0, 1.0) else np.full(len(kind), np.nan)
-    fits = kind == Kind.NUMBER
-    if isinstance(positive, bool):
-        # JSON from services without booleans: 0 and 1 are meant as false and true.
-        fits &= (number == 0.0) | (number == 1.0)
-    if float(positive) in (0.0, 1.0):
-        fits |= kind == Kind.BOOL
-    return np.where(fits, same, np.nan)
+        fits = kind == _STRING
+        same = (number == place).astype(np.float64)
+    else:
+        same = (number == float(positive)).astype(np.float64)
+        binary = float(positive) in (0.0, 1.0)
+        if binary and sole(kind) == _BOOL:
+            return same, True
+        fits = kind == _NUMBER
+        if isinstance(positive, bool):
+            # JSON from services without booleans: 0 and 1 are meant as false and true.
+            fits &= (number == 0.0) | (number == 1.0)
+        if binary:
+            fits |= kind == _BOOL
+    if np.logical_and.reduce(fits):
+        return same, True
+    return np.where(fits, same, np.nan), False
 
 
 def _class_score(batch: ScoredBatch, rows: Ints | None, score: Floats, word: str) -> Floats:
@@ -150,6 +216,11 @@ def _class_score(batch: ScoredBatch, rows: Ints | None, score: Floats, word: str
     if rows is not None:
         column = column[rows]
     return np.where(np.isnan(score), column, score)
+
+
+def sole(column: NDArray[Any]) -> Any:
+    """Return the one value of a column that holds nothing else, as its stride of 0 shows; None of another column."""
+    return column[0] if len(column) and not column.strides[0] else None
 
 
 def _best_class(batch: ScoredBatch, rows: Ints | None, word: str, answer: Floats) -> Floats:
@@ -202,18 +273,17 @@ def _judge_classes(batch: ScoredBatch, rows: Ints, classes: Classes, block: Floa
             brier += rest[:, k] * rest[:, k]
         block[SCORE] = np.where(given, score, np.nan)
         block[SOFT] = np.where(given, brier, np.nan)
-    fill("multiclass", block)
 
 
 def _words(values: Values, rows: Ints) -> tuple[Ints, tuple[str, ...]]:
     """Return labels as indices into words, -1 where there is none."""
     kind, number = values.kind[rows], values.number[rows]
-    if (kind == Kind.STRING).all():
+    if (kind == _STRING).all():
         return number.astype(np.int64), values.words
-    strings = kind == Kind.STRING
+    strings = kind == _STRING
     codes = np.where(strings, number, -1.0).astype(np.int64)
     words = list(values.words)
-    for row in np.flatnonzero(~strings & (kind != Kind.NONE)).tolist():
+    for row in np.flatnonzero(~strings & (kind != _NONE)).tolist():
         label = values[int(rows[row])]
         assert label is not None
         codes[row] = len(words)
@@ -242,10 +312,9 @@ def _judge_numbers(batch: ScoredBatch, rows: Ints | None, block: Floats, reason:
         kind, number = values.kind, values.number
         if rows is not None:
             kind, number = kind[rows], number[rows]
-        fits = kind == Kind.NUMBER
+        fits = kind == _NUMBER
         block[column] = np.where(fits, number, np.nan)
         if not fits.all():
             reason[~fits] = wrong
             if column == ANSWER:
-                reason[kind == Kind.NONE] = _NO_ANSWER
-    fill("regression", block)
+                reason[kind == _NONE] = _NO_ANSWER

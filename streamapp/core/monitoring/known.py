@@ -17,6 +17,8 @@ CELLS: Final = 1 << 22
 """Running sums kept; where there are many classes, fewer points are."""
 PAGE: Final = 1024
 """Points per checkpoint entry."""
+NEAR: Final = 4096
+"""Points that are searched without a look at where among them the first question lies."""
 MEDIAN_OF: Final = 10_000
 """Newest points that a median is over."""
 
@@ -120,12 +122,16 @@ class Known:
 
     def find(self, times: Floats) -> Ints:
         """Return how many kept points were known before each of these times; the other methods take that."""
-        return np.searchsorted(self._times[: self._n], times, "left").astype(np.int64, copy=False)
+        kept, start = self._times[: self._n], 0
+        if self._n > NEAR and len(times):
+            # What is asked lies near the end as a rule: a short search is a quick one.
+            start = int(kept.searchsorted(times.min()))
+        return kept[start:].searchsorted(times) + start
 
     def sums(self, place: Ints) -> Floats:
         """Return the sums over the points known, shape (n, width); 0 where none was known, or none is kept."""
-        result = self._sums[np.maximum(place - 1, 0)]
-        if not self._n or not place.all():
+        result = self._sums.take(np.maximum(place - 1, 0), axis=0)
+        if not self._n or not np.logical_and.reduce(place):
             result = np.where((place > 0)[:, None], result, 0.0)
         return result
 
@@ -134,8 +140,8 @@ class Known:
         index = place - back
         lowest = 0 if back == 1 else max(self._frozen - 1, 0)
         fits = index >= lowest
-        result = self._values[np.maximum(index, 0)]
-        return result if fits.all() else np.where(fits, result, np.nan)
+        result = self._values.take(np.maximum(index, 0))
+        return result if np.logical_and.reduce(fits) else np.where(fits, result, np.nan)
 
     def median(self, place: Ints) -> Floats:
         """Return the median of the newest :data:`MEDIAN_OF` points known, nan where there were none."""
@@ -146,11 +152,18 @@ class Known:
         result[some] = medians[place[some] - 1]
         return result
 
+    def may_trim(self, horizon: float) -> bool:
+        """Tell whether :meth:`trim` may drop points, at a glance: so many would have to lie before the horizon."""
+        lowest = max(PAGE, self._n // 4) + self._reach
+        return lowest <= self._n and bool(self._times[lowest - 1] < horizon)
+
     def trim(self, horizon: float) -> bool:
         """Drop points that no question about *horizon* or later needs; return whether any were dropped.
 
         Only when they are many: a page at least, and a quarter of all.
         """
+        if not self.may_trim(horizon):
+            return False
         needless = int(np.searchsorted(self._times[: self._n], horizon)) - self._reach
         # Whole pages, so that a page of the checkpoint keeps its points.
         drop = (self._start + max(needless, 0)) // PAGE * PAGE - self._start
@@ -245,22 +258,27 @@ class Known:
 
     def _grow(self, size: int) -> None:
         if size > len(self._times):
-            more = max(size, 2 * len(self._times)) - len(self._times)
-            self._times, self._values = np.pad(self._times, (0, more)), np.pad(self._values, (0, more))
-            self._ids = np.pad(self._ids, (0, more))
-            self._sums = np.pad(self._sums, ((0, more), (0, 0)))
+            for name in ("_times", "_values", "_ids", "_sums"):
+                column = getattr(self, name)
+                longer = np.empty((max(size, 2 * len(column)), *column.shape[1:]), column.dtype)
+                longer[: self._n] = column[: self._n]
+                setattr(self, name, longer)
 
     def _add_up(self, first: int) -> None:
         """Sum up anew from a point on; always one after the other, so that nobody's order of arrival shows."""
         steps = np.zeros((self._n - first + 1, self.width))
         steps[0] = self._sums[first - 1] if first else self._base
         values = self._values[first : self._n]
-        if self._classes:
-            steps[np.arange(1, len(steps)), values.astype(np.intp)] = 1.0
-        else:
+        if not self._classes:
             steps[1:, 0] = 1.0
             steps[1:, 1] = values
-        self._sums[first : self._n] = np.cumsum(steps, axis=0)[1:]
+        elif self.width == 2:
+            np.subtract(1.0, values, out=steps[1:, 0])
+            steps[1:, 1] = values
+        else:
+            steps[np.arange(1, len(steps)), values.astype(np.intp)] = 1.0
+        np.add.accumulate(steps, axis=0, out=steps)
+        self._sums[first : self._n] = steps[1:]
 
 
 class _Medians:

@@ -13,19 +13,28 @@ _TYPES = {b"0": "<f8", b"B": "<u1", b"I": "<u4", b"q": "<i8", b"d": "<f8", b"Q":
 def pack(column: NDArray[Any]) -> bytes:
     """Return a column of floats, int64 or uint64, shape (n,), as a type letter and its items."""
     if column.dtype.kind == "u":
-        return b"Q" + column.astype("<u8").tobytes()
+        return b"Q" + column.astype("<u8", copy=False).tobytes()
     if column.dtype.kind == "f":
-        if not len(column) or np.isnan(column).all():
-            return b"0" + str(len(column)).encode()
-        letter = b"B" if column.min() >= 0.0 and column.max() <= 255.0 else b"d"
-        small = column.astype("<u1") if letter == b"B" else column
-        if letter == b"B" and np.array_equal(small, column) and not np.signbit(column).any():
+        return _pack_floats(column)
+    largest = int(np.maximum.reduce(column, initial=0))
+    if largest >= 2**32 or np.minimum.reduce(column, initial=0) < 0:
+        return b"q" + column.astype("<i8", copy=False).tobytes()
+    return b"B" + column.astype("<u1").tobytes() if largest < 256 else b"I" + column.astype("<u4").tobytes()
+
+
+def _pack_floats(column: NDArray[np.float64]) -> bytes:
+    if not len(column):
+        return b"00"
+    first = column.item(0)
+    # The first item tells of most columns that there is nothing to be looked for in the others.
+    if first != first and np.isnan(column).all():
+        return b"0" + str(len(column)).encode()
+    whole = 0.0 <= first <= 255.0 and first.is_integer()
+    if whole and np.minimum.reduce(column) >= 0.0 and np.maximum.reduce(column) <= 255.0:
+        small = column.astype("<u1")
+        if (small == column).all() and not np.signbit(column).any():
             return b"B" + small.tobytes()
-        return b"d" + column.astype("<f8").tobytes()
-    if not len(column) or (column.min() >= 0 and column.max() < 2**32):
-        small_enough = not len(column) or column.max() < 256
-        return b"B" + column.astype("<u1").tobytes() if small_enough else b"I" + column.astype("<u4").tobytes()
-    return b"q" + column.astype("<i8").tobytes()
+    return b"d" + column.astype("<f8", copy=False).tobytes()
 
 
 def floats(data: bytes) -> NDArray[np.float64]:

@@ -84,22 +84,24 @@ class Versions:
             if start < end
         ]
 
+    def tally(self, word: str) -> Tally:
+        """Return the tally of a version, to be added to; a new one where there was none."""
+        return self.tallies.setdefault(word, Tally())
+
     def add(self, version: Names, ts: Floats, losses: Floats) -> None:
         """Count rows, with their configured losses, nan where there is none."""
         code = version.code
-        present = [int(code[0])]
-        if (code != code[0]).any():
-            found, first = np.unique(code, return_index=True)
-            present = found[np.argsort(first)].tolist()
-        for place in present:
+        found, first = np.unique(code, return_index=True)
+        for place in found[np.argsort(first)].tolist():
             if place < 0:
                 continue
-            rows = slice(None) if len(present) == 1 else code == place
+            rows = code == place
             times, lost = ts[rows], losses[rows]
             lost = lost[~np.isnan(lost)]
-            tally = self.tallies.setdefault(version.words[place], Tally())
+            tally = self.tally(version.words[place])
             tally.rows += len(times)
-            tally.loss_sum += float(lost.sum())
+            # One after the other, as where rows of many messages are counted at once.
+            tally.loss_sum = float(np.add.accumulate(np.concatenate(([tally.loss_sum], lost)))[-1])
             tally.losses += len(lost)
             tally.first = min(tally.first, float(times.min()))
             tally.last = max(tally.last, float(times.max()))

@@ -1,14 +1,15 @@
 """Drift detectors of one group, fed with losses in [0, 1] of the version that answers now."""
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
 
 from streamapp.core import drift
 from streamapp.core.detection.alarm import Alarm, Detector
-from streamapp.core.events import Floats, Ints
+from streamapp.core.events import Floats
 from streamapp.core.losses import unit
 from streamapp.core.monitoring import packing
 from streamapp.core.report import DetectorReport
@@ -39,7 +40,20 @@ class Finding:
     """Mean loss, in the loss's own unit; likewise the next."""
     after: float
     stale: bool = False
-    """Another version has come since, within the same rows."""
+    """Another version has come since, within the same message."""
+
+
+class Shown(NamedTuple):
+    """Losses as detectors see them."""
+
+    values: Floats
+    """Finite, in [0, 1]."""
+    times: Floats
+    """Event times."""
+    held: int = 0
+    """How many of them, the first ones, had been held back."""
+    cause: int = 0
+    """The first of them that is the cause of what is found: up to it all were held back, or came with what was."""
 
 
 class Watch:
@@ -75,6 +89,11 @@ class Watch:
             detector.reset()
         self._forget()
 
+    @property
+    def plain(self) -> bool:
+        """Whether losses are shown to the detectors as they are."""
+        return self._scale == 1.0
+
     def feed(self, losses: Floats, own: Floats, times: Floats) -> list[Finding]:
         """Take the next rows; return what was found, in order of row, then of the detectors.
 
@@ -84,21 +103,27 @@ class Watch:
             times: Event times.
         """
         rows = np.flatnonzero(np.isfinite(losses))
-        if len(rows) < len(losses):
-            losses, own, times = losses[rows], own[rows], times[rows]
-        if self._scale is not None:
-            return self._show(losses, own, times, rows)
-        count = min(len(losses), max(self._settings.reference_rows, 1) - self._held.shape[1])
-        taken = np.stack((losses[:count], own[:count], times[:count]))
-        self._held = np.concatenate((self._held, taken), axis=1)
-        if self._held.shape[1] < max(self._settings.reference_rows, 1):
-            return []
-        held, self._held = self._held, np.empty((3, 0))
-        free = held[0][np.isnan(held[1])]
-        self._scale = float(np.quantile(free, QUANTILE)) if len(free) else 1.0
-        cause = np.full(held.shape[1], rows[count - 1])
-        found = self._show(held[0], held[1], held[2], cause)
-        return found + self._show(losses[count:], own[count:], times[count:], rows[count:])
+        shown = self.map(losses[rows], own[rows], times[rows])
+        (found,) = show([self], [shown])
+        return [replace(one, row=int(rows[one.row])) for one in found]
+
+    def map(self, losses: Floats, own: Floats, times: Floats) -> Shown:
+        """Return what the detectors are to see of the next rows, which are finite: for :func:`show`."""
+        held = cause = 0
+        if self._scale is None:
+            held = self._held.shape[1]
+            losses, own, times = self._held = np.concatenate((self._held, (losses, own, times)), axis=1)
+            first = max(self._settings.reference_rows, 1)
+            if len(losses) < first:
+                return Shown(losses[:0], times[:0])
+            self._held = np.empty((3, 0))
+            free = losses[:first][np.isnan(own[:first])]
+            self._scale = float(np.quantile(free, QUANTILE)) if len(free) else 1.0
+            cause = first - 1
+        scale = self._scale
+        # It is 0 where the first losses were all 0.
+        mapped = np.minimum(losses / scale, 1.0) if scale > 0.0 else (losses > 0.0).astype(np.float64)
+        return Shown(bounded(np.where(np.isnan(own), mapped, own)), times, held, cause)
 
     def report(self) -> tuple[DetectorReport, ...]:
         """Return how the detectors stand."""
@@ -128,47 +153,61 @@ class Watch:
         self._scale = scale if self._fixed is None else self._fixed
         self._held = np.stack([packing.floats(column) for column in held])
 
-    def _show(self, losses: Floats, own: Floats, times: Floats, rows: Ints) -> list[Finding]:
-        if not len(losses):
-            return []
-        scale = self._scale
-        assert scale is not None
-        if scale == 1.0:
-            mapped = losses
-        elif scale > 0.0:
-            given = np.isnan(own)
-            mapped = np.where(given, np.minimum(losses / scale, 1.0), own)
-        else:
-            # The first losses were all 0.
-            mapped = np.where(np.isnan(own), (losses > 0.0).astype(np.float64), own)
-        before = self.fed
-        self._mark(times)
-        found = [
-            self._finding(alarm, detector.name, before, times, rows, scale)
-            for detector in self._detectors
-            for alarm in detector.update(mapped, times)
+    def _find(self, shown: Shown, alarms: list[list[Alarm]]) -> list[Finding]:
+        """Return what the detectors' alarms mean, in order of row, having counted the losses as fed."""
+        scale, before, done = self._scale or 1.0, self.fed, 0
+        named = [
+            (alarm, detector.name) for detector, some in zip(self._detectors, alarms, strict=True) for alarm in some
         ]
-        found.sort(key=lambda finding: finding.alarm.row)
+        found = []
+        for alarm, name in sorted(named, key=lambda pair: pair[0].row):
+            # No mark is thinned out by a later row.
+            self._mark(shown.times[done : alarm.row + 1])
+            done = alarm.row + 1
+            at = float(shown.times[alarm.row])
+            start = max(before + alarm.row + 1 - alarm.rows, 0)
+            found.append(
+                Finding(
+                    alarm=alarm,
+                    detector=name,
+                    row=max(alarm.row, shown.cause) - shown.held,
+                    at=at,
+                    since=next((time for count, time in reversed(self._marks) if count <= start), at),
+                    start=start,
+                    before=alarm.before * scale,
+                    after=alarm.after * scale,
+                )
+            )
+        self._mark(shown.times[done:])
         return found
-
-    def _finding(self, alarm: Alarm, detector: str, before: int, times: Floats, rows: Ints, scale: float) -> Finding:
-        start = max(before + alarm.row + 1 - alarm.rows, 0)
-        since = next((time for count, time in reversed(self._marks) if count <= start), float(times[alarm.row]))
-        return Finding(
-            alarm=alarm,
-            detector=detector,
-            row=int(rows[alarm.row]),
-            at=float(times[alarm.row]),
-            since=since,
-            start=start,
-            before=alarm.before * (scale or 1.0),
-            after=alarm.after * (scale or 1.0),
-        )
 
     def _mark(self, times: Floats) -> None:
         first = -self.fed % MARK_ROWS
-        for place, time in enumerate(times[first::MARK_ROWS].tolist()):
-            self._marks.append((self.fed + first + place * MARK_ROWS, time))
-            if len(self._marks) > MARKS_MAX:
-                del self._marks[1 : MARKS_MAX // 2 : 2]
+        if first < len(times):
+            fresh = times[first::MARK_ROWS].tolist()
+            for count, time in zip(range(self.fed + first, self.fed + len(times), MARK_ROWS), fresh, strict=True):
+                self._marks.append((count, time))
+                if len(self._marks) > MARKS_MAX:
+                    del self._marks[1 : MARKS_MAX // 2 : 2]
         self.fed += len(times)
+
+
+def bounded(losses: Floats) -> Floats:
+    """Return losses within [0, 1]."""
+    return np.minimum(np.maximum(losses, 0.0), 1.0)
+
+
+def show(watches: Sequence[Watch], shown: Sequence[Shown]) -> list[list[Finding]]:
+    """Let the detectors of several groups see losses of their own; return what was found, in order of row for each.
+
+    Args:
+        watches: With the same settings.
+        shown: What each is to see; nothing for some, maybe.
+    """
+    losses, times = [one.values for one in shown], [one.times for one in shown]
+    values = [column.tolist() for column in losses]
+    alarms: list[list[list[Alarm]]] = [[] for _ in watches]
+    for detectors in zip(*(watch._detectors for watch in watches), strict=True):
+        for some, new in zip(alarms, drift.update_each(detectors, losses, times, values), strict=True):
+            some.append(new)
+    return [watch._find(one, some) for watch, one, some in zip(watches, shown, alarms, strict=True)]

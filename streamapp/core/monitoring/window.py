@@ -3,7 +3,7 @@
 import msgspec
 import numpy as np
 
-from streamapp.core.events import Floats
+from streamapp.core.events import Floats, Ints
 from streamapp.core.losses import ANSWER, COLUMNS, OWN, SCORE, SOFT, TRUTH, fill
 from streamapp.core.monitoring import packing
 from streamapp.core.settings import Task
@@ -21,41 +21,46 @@ class Window:
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
-        self._block = np.empty((COLUMNS, 64))
+        self._columns = np.empty((len(_STORED), 64))
+        """Of the block, those from which the others follow."""
         self._start = self._end = 0
 
     def __len__(self) -> int:
         """Return how many rows there are."""
         return self._end - self._start
 
-    @property
-    def block(self) -> Floats:
-        """The rows, oldest first, shape (COLUMNS, n)."""
-        return self._block[:, self._start : self._end]
+    def block(self, task: Task) -> Floats:
+        """Return the rows, oldest first, shape (COLUMNS, n)."""
+        block = np.full((COLUMNS, len(self)), np.nan)
+        block[list(_STORED)] = self._columns[:, self._start : self._end]
+        fill(task, block)
+        return block
 
-    def add(self, block: Floats) -> None:
-        """Take rows, shape (COLUMNS, n)."""
-        block = block[:, max(0, block.shape[1] - self._rows) :]
-        count = block.shape[1]
-        if self._end + count > self._block.shape[1]:
-            kept = self.block[:, max(0, len(self) + count - self._rows) :]
+    def add(self, block: Floats, rows: Ints) -> None:
+        """Take those of a block's rows, shape (COLUMNS, n), that lie at these places."""
+        self._add(block[np.array(_STORED)[:, None], rows[-self._rows :]])
+
+    def _add(self, columns: Floats) -> None:
+        columns = columns[:, max(0, columns.shape[1] - self._rows) :]
+        count = columns.shape[1]
+        if self._end + count > self._columns.shape[1]:
+            kept = self._columns[:, max(self._start, self._end + count - self._rows) : self._end]
             # Room for as many again, so that rows are rarely moved.
-            wider = np.empty((COLUMNS, max(64, 2 * (kept.shape[1] + count))))
+            wider = np.empty((len(_STORED), max(64, 2 * (kept.shape[1] + count))))
             wider[:, : kept.shape[1]] = kept
-            self._block, self._start, self._end = wider, 0, kept.shape[1]
-        self._block[:, self._end : self._end + count] = block
+            self._columns, self._start, self._end = wider, 0, kept.shape[1]
+        self._columns[:, self._end : self._end + count] = columns
         self._end += count
         self._start = max(self._start, self._end - self._rows)
 
-    def snapshot(self) -> bytes:
+    def snapshot(self, task: Task) -> bytes:
         """Return the rows, for :meth:`load`."""
-        return msgspec.msgpack.encode([packing.pack(self.block[column]) for column in _STORED])
+        columns = self._columns[:, self._start : self._end]
+        if task != "multiclass":
+            columns = columns.copy()
+            columns[_STORED.index(SOFT)] = np.nan  # it follows from the others
+        return msgspec.msgpack.encode([packing.pack(column) for column in columns])
 
-    def load(self, data: bytes, task: Task) -> None:
+    def load(self, data: bytes) -> None:
         """Take over rows; those beyond the configured number are dropped."""
-        columns = [packing.floats(column) for column in msgspec.msgpack.decode(data, type=list[bytes])]
-        block = np.full((COLUMNS, len(columns[0])), np.nan)
-        for place, column in zip(_STORED, columns, strict=True):
-            block[place] = column
-        fill(task, block)
-        self.add(block)
+        self._add(np.stack([packing.floats(column) for column in msgspec.msgpack.decode(data, type=list[bytes])]))
