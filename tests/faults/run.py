@@ -378,6 +378,8 @@ class Run:
         settle(broker, topics, wanted, exempt=self.exempt, within=self._settled, alive=self._alive)
         updates = learn(broker, topics, settings, exempt=self.exempt)
         for worker in self.workers:
+            if worker.alone and "ending (" in worker.said:  # it may take a while to leave
+                self.until_ended(worker, 1)
             if worker.exit_code is None:
                 self.stop(worker)
             elif not (worker.killed or worker.alone):
