@@ -75,7 +75,15 @@ class MonitorTask(Task):
             if monotonic() - began > BREATH:
                 await asyncio.sleep(0)
                 began = monotonic()
-        for _ in self.monitor.relieve(LINGER):
+        await self._relieve(LINGER)
+
+    async def prepare(self) -> None:
+        """Work out what follows from what is held, model by model."""
+        await self._relieve(0)
+
+    async def _relieve(self, most: int) -> None:
+        began = monotonic()
+        for _ in self.monitor.relieve(most):
             if monotonic() - began > BREATH:
                 await asyncio.sleep(0)
                 began = monotonic()

@@ -376,6 +376,8 @@ class Runtime:
 
     async def _try_commit(self, task: Task, last: bool) -> None:
         async with task.committing:
+            if task.parked is None and task.wants_commit:
+                await task.prepare()
             # One after the other, with a turn of the loop in between: several at once would stand in its way.
             async with self._taking:
                 await asyncio.sleep(0)

@@ -246,6 +246,9 @@ class Task(ABC):
         """Whether so much waits for a commit that it should not be put off."""
         return False
 
+    async def prepare(self) -> None:
+        """Do beforehand what :meth:`take` would do at once, and let the loop's other work go on meanwhile."""
+
     def take(self) -> list[Record]:
         """Return all that is to be committed now: outputs, changed state, positions."""
         outputs, entries = self.outcome()

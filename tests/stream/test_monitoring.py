@@ -114,6 +114,23 @@ def test_a_restart_after_any_commit_says_the_same_as_never_stopping(bench: Bench
     assert parts == whole
 
 
+def test_preparing_a_commit_leaves_nothing_to_work_out_and_says_the_same(bench: Bench) -> None:
+    drifting(bench)
+
+    async def work(*, prepared: bool) -> list[Record]:
+        task = await opened(bench)
+        await task.handle(bench.broker.batch(SCORED.topic, 0, 30))
+        if prepared:
+            with pytest.raises(RuntimeError, match="held"):
+                task.monitor.take()
+            await task.prepare()
+            task.monitor.take(0)  # would raise
+        outputs, _ = task.outcome()
+        return outputs
+
+    assert run(work(prepared=True)) == run(work(prepared=False))
+
+
 def test_what_cannot_be_read_becomes_a_dead_letter_and_the_rest_goes_on(bench: Bench) -> None:
     tick = encode_scored(Tick(partition=0, log_time=START))
     for value in (tick, b"", None, b"\x01X", b"\x02R", tick):
