@@ -214,11 +214,11 @@ class Table:
         rows.view(_WHOLE)[: len(self.rows)] = self.rows.view(_WHOLE)
         self.rows, self.resolved = rows, rows.view(RESOLVED)
         self._marks = np.empty(size, np.int64)
-        for name in ("ids", "features", "scores"):
-            column = np.empty(size, np.object_)
-            before = getattr(self, name)
-            column[: len(before)] = before
-            setattr(self, name, column)
+        for column in (self.ids, self.features, self.scores):
+            # Where they are, they grow in place: a copy would touch every object. Nobody keeps a view of them.
+            before = len(column)
+            column.resize(size, refcheck=False)
+            column[before:] = None
 
 
 def _objects(values: Sequence[Any]) -> NDArray[np.object_]:
