@@ -12,7 +12,7 @@ from typing import Any, ClassVar, cast
 
 import aiokafka
 from aiokafka.consumer.fetcher import FetchError, FetchResult
-from aiokafka.errors import ConsumerStoppedError
+from aiokafka.errors import ConsumerStoppedError, NoOffsetForPartitionError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
@@ -193,6 +193,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             if type(fetched) is not FetchResult:
                 del fetcher._records[aio_tp]
                 fetcher._notify(fetcher._wait_consume_future)
+                if isinstance(fetched._error, NoOffsetForPartitionError):
+                    continue  # asked for between an assignment and the seek that belongs to it
                 raise FetchFailed(tp, fetched._error)
             state = fetched._assignment.state_value(aio_tp)
             start = state.position if fetched._assignment.active else None

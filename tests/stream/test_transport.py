@@ -8,7 +8,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, FetchError, FetchResult, PartitionRecords
 from aiokafka.consumer.subscription_state import SubscriptionState
-from aiokafka.errors import CorruptRecordException, OffsetOutOfRangeError
+from aiokafka.errors import CorruptRecordException, NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from faust.types import TP
@@ -128,6 +128,18 @@ def test_what_was_fetched_before_a_seek_is_thrown_away() -> None:
         fetcher._assignment.state_value(TopicPartition("a", 0)).seek(0)
         assert drain(fetcher, "a") == []
         assert fetcher._records == {}
+
+    run(work())
+
+
+def test_an_input_that_nobody_has_sought_yet_is_not_a_failed_fetch() -> None:
+    async def work() -> None:
+        fetcher = Fetcher(a=3, b=7)
+        fetcher._records[TopicPartition("a", 0)] = FetchError(error=NoOffsetForPartitionError("a"), backoff=0)
+        fetcher.fetched("b", answer(7, wire(7, 1)))
+        assert drain(fetcher, "a", "b") == [("b", 7, 8, 1)]
+        assert fetcher._records == {}
+        assert fetcher.woken == 2
 
     run(work())
 
