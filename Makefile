@@ -9,9 +9,12 @@ TESTS ?=
 # of make faults LONG=1: runs at a time, and a file that results are added to, so that it can be made in parts
 JOBS ?= 1
 REPORT ?=
+# of make soak: its length, predictions a second (measured where not given), and a folder for its report (REPORT)
+MINUTES ?= 2
+RATE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults lint docs bench clean
+.PHONY: help install demo test faults soak lint docs bench clean
 
 help: ## Say what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -32,7 +35,10 @@ test: $(STAMP) ## Run everything this machine allows
 	$(BIN)/python -m pytest $(TESTS)
 
 faults: $(STAMP) ## Break workers, brokers, links and topics, and check every verdict (LONG=1: hundreds of times)
-	$(BIN)/python -m $(if $(LONG),tests.faults --long --jobs $(JOBS) $(if $(REPORT),--report $(REPORT)),pytest -m faults tests/faults)
+	$(BIN)/python -m $(if $(LONG),tests.faults --long --jobs $(JOBS) $(if $(REPORT),--report $(REPORT)),pytest -m faults tests/faults tests/soak)
+
+soak: $(STAMP) ## Run near the capacity, restart workers, and see that nothing grows (MINUTES=60, RATE=20000)
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(RATE),--rate $(RATE)) $(if $(REPORT),--report $(REPORT))
 
 lint: $(STAMP) ## Style, types, and the arrows between packages
 	$(BIN)/ruff check

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cost, curves, hostile, latency, publisher, replaying, stages, stalls, throughput
+from benchmarks import cost, curves, hostile, latency, publisher, replaying, restore, stages, stalls, throughput
 from benchmarks.entry import ENTRIES
 from benchmarks.recording import Shape
 
@@ -20,7 +20,7 @@ def main() -> None:
     _cost(commands)
     _stages(commands)
     _curves(commands)
-    for module in (publisher, replaying, latency, stalls, hostile):
+    for module in (publisher, replaying, latency, stalls, restore, hostile):
         module.add(commands)
     arguments = parser.parse_args()
     report, show = arguments.run(arguments)

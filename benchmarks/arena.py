@@ -82,13 +82,21 @@ class Arena:
             yield recording, recorder.release
         finally:
             recorder.close()
-            with connected(self.broker, PATIENCE, {}) as admin:
-                _delete(admin, [name for name in _topics(admin) if name.startswith(recorder.topics.prefix)])
+            self.remove(recorder.topics.prefix)
+
+    def inputs(self, partitions: int) -> Topics:
+        """Return names of fresh inputs, empty."""
+        topics = self.topics()
+        create(self.broker, plan(topics, partitions=partitions)[:2], replication=1)
+        return topics
+
+    def remove(self, prefix: str) -> None:
+        """Remove all topics whose names begin so."""
+        with connected(self.broker, PATIENCE, {}) as admin:
+            _delete(admin, [name for name in _topics(admin) if name.startswith(prefix)])
 
     def _recorder(self, shape: Shape, *, held: bool = False) -> Recorder:
-        topics = self.topics()
-        create(self.broker, plan(topics, partitions=shape.partitions)[:2], replication=1)
-        return Recorder(self.broker, topics, shape, held=held)
+        return Recorder(self.broker, self.inputs(shape.partitions), shape, held=held)
 
     @contextmanager
     def stage(self, recording: Recording, *, scored_partitions: int = 1) -> Iterator[Stage]:

@@ -1,7 +1,8 @@
-"""Pictures of figures, as SVG: lines for curves, a stacked bar for stages."""
+"""Pictures of figures, as SVG: lines for curves, a stacked bar for stages, panels for series."""
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,59 @@ def stack(path: Path, parts: Mapping[str, float], *, title: str) -> None:
     axes.set_title(title, fontsize=11, loc="left")
     axes.spines[["top", "right", "left"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Series that share a scale."""
+
+    up: str
+    """What the values are."""
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    """By name: places and values; a line is broken at NaN, and one without a name is not named."""
+
+
+def panels(
+    path: Path,
+    rows: Sequence[Panel],
+    *,
+    title: str,
+    across: str,
+    marks: Mapping[str, Sequence[float]],
+    grey: float = 0.0,
+) -> None:
+    """Draw series above each other over the same places, each from 0.
+
+    Args:
+        path: Where to.
+        rows: From top to bottom.
+        title: Above them.
+        across: What the places are.
+        marks: By name: places at which something happened.
+        grey: Place up to which the background is grey.
+    """
+    pyplot, ticker = _pyplot()
+    figure, all_axes = pyplot.subplots(
+        len(rows), 1, figsize=(9.0, 1.35 * len(rows) + 1), sharex=True, layout="constrained"
+    )
+    for axes, row in zip(all_axes, rows, strict=True):
+        axes.axvspan(0, grey, color="#f0f0f0", linewidth=0)
+        for style, (name, places) in zip(("--", ":"), marks.items(), strict=False):
+            for number, place in enumerate(places):
+                axes.axvline(place, color="#999999", linewidth=0.8, linestyle=style, label=None if number else name)
+        for colour, (name, (x, y)) in zip(COLOURS, row.series.items(), strict=False):
+            axes.plot(x, y, color=colour, linewidth=1.0, label=name or None)
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel(row.up, rotation=0, ha="right", va="center")
+        axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.6g}"))
+        axes.margins(x=0)
+        axes.grid(axis="y", color="#dddddd")
+        axes.spines[["top", "right"]].set_visible(False)
+        if row.series.keys() != {""} or axes is all_axes[0]:
+            axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    all_axes[0].set_title(title, fontsize=11, loc="left")
+    all_axes[-1].set_xlabel(across)
     _save(figure, path)
 
 

@@ -263,11 +263,12 @@ class Recorder:
         size = 0
         for topic, rows in events(self._shape, time.time()):
             size += sum(len(message) for _, message in rows)
-            await _send(self._producer, self.topics.full(topic), rows, self._shape.partitions)
+            await send(self._producer, self.topics.full(topic), rows, self._shape.partitions)
         return Recording(self.topics, self._shape, size, truth(self._shape))
 
 
-async def _send(producer: aiokafka.AIOKafkaProducer, topic: str, rows: Events, partitions: int) -> None:
+async def send(producer: aiokafka.AIOKafkaProducer, topic: str, rows: Events, partitions: int) -> None:
+    """Send rows to a topic, each to the partition of its key, and return when they are there."""
     places = ((murmur2([key for key, _ in rows]) & 0x7FFFFFFF) % partitions).tolist()
     batches = [producer.create_batch() for _ in range(partitions)]
     sent = []

@@ -16,6 +16,7 @@ from benchmarks.contestants.sums import Group
 from benchmarks.entry import ENTRIES
 from benchmarks.measure import Refused, verify
 from benchmarks.recording import Score, Shape, events, truth
+from benchmarks.waiting import Waiting, pieces
 from streamapp.stream.codec import decode_outcomes, decode_predictions
 from tests.kafka import Given, Kafka
 
@@ -69,6 +70,25 @@ def test_predictions_that_are_to_stay_pending_have_no_outcome() -> None:
     predictions, outcomes = read(replace(SHAPE, pending=700))
     assert len(predictions) == SHAPE.pairs + 700
     assert len(outcomes) == SHAPE.pairs
+
+
+@pytest.mark.parametrize("every", [0, 1, 100])
+@pytest.mark.parametrize("lag", [300, 10_000])
+def test_one_prediction_in_so_many_waits_and_all_others_have_their_outcome(every: int, lag: int) -> None:
+    what = Waiting(predictions=9001, every=every, lag=lag)
+    waiting: dict[str, float] = {}
+    outcomes = 0
+    for topic, rows in pieces(what, NOW):
+        messages = [message for _, message in rows]
+        for event in decode_predictions(messages) if topic == "predictions" else decode_outcomes(messages):
+            if topic == "predictions":
+                waiting[event.prediction_id] = event.ts
+            else:
+                outcomes += 1
+                assert 0 <= event.ts - waiting.pop(event.prediction_id) <= 1800
+                assert event.ts < NOW
+    assert len(waiting) == what.pending == (len(range(0, 9001, every)) if every else 0)
+    assert outcomes == what.pairs == 9001 - what.pending
 
 
 @pytest.mark.parametrize("size", [500, 5000])

@@ -217,6 +217,7 @@ def _take(fetched: Any) -> Batch:
     fetched._update_position()
     if not batches.has_next():
         fetched._partition_records = None
+        source._records_iterator = None  # holds its owner: the whole answer would wait for the garbage collector
     return Batch(first, last, values)
 
 

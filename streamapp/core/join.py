@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, nextafter
 
-from streamapp.core.events import Arrivals, DeadLetter, ScoredBatch
+import numpy as np
+from numpy.typing import NDArray
+
+from streamapp.core.events import Arrivals, DeadLetter, Ints, ScoredBatch
 from streamapp.core.joining import results
 from streamapp.core.joining.intake import InputBatch, Intake
 from streamapp.core.joining.joinstate import JoinCheckpoint
@@ -245,6 +248,14 @@ class Joiner:
             joiner._state, joiner._matching, waiting, copied, joiner._checkpoint.bound, allow_lost=allow_lost
         )
         return joiner
+
+    def needs_predictions(self, offsets: Ints) -> NDArray[np.bool_]:
+        """Return which records at some rising offsets are to be read again: the events of others are not looked at."""
+        return self._restoring().needs_predictions(offsets) | (offsets >= self._predictions.done)
+
+    def needs_outcomes(self, offsets: Ints) -> NDArray[np.bool_]:
+        """Return which records at some rising offsets are to be read again: the events of others are not looked at."""
+        return self._restoring().needs_outcomes(offsets) | (offsets >= self._outcomes.done)
 
     def reread_predictions(self, batch: InputBatch) -> None:
         """Take records again, without any output; those that are not needed are skipped."""

@@ -1,11 +1,13 @@
 """The joiner's task: two inputs read in step, one core, ``scored`` and dead letters out."""
 
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from faust.types import TP
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from streamapp.core.events import Arrivals, GroupArrivals, Tick
 from streamapp.core.hashing import partitions as partitions_of
@@ -62,11 +64,12 @@ class JoinerTask(Task):
         self.joiner = Joiner.restore(
             self.partition, settings, entries, partitions=config.partitions, allow_lost=config.allow_lost
         )
-        for tp, base, applied, reread, decode in (
+        for tp, base, applied, needs, reread, decode in (
             (
                 self.predictions,
                 self.joiner.predictions_base,
                 self.joiner.predictions_applied,
+                self.joiner.needs_predictions,
                 self.joiner.reread_predictions,
                 decode_predictions,
             ),
@@ -74,6 +77,7 @@ class JoinerTask(Task):
                 self.outcomes,
                 self.joiner.outcomes_base,
                 self.joiner.outcomes_applied,
+                self.joiner.needs_outcomes,
                 self.joiner.reread_outcomes,
                 decode_outcomes,
             ),
@@ -83,7 +87,8 @@ class JoinerTask(Task):
                 self.recovery.reread[tp.topic] = again = Reread(start, applied)
                 async for records, _ in reader.columns(tp.topic, tp.partition, start, applied):
                     if records:
-                        reread(input_batch(records, decode, self.quarantined(tp.topic)))
+                        only = decode_only(decode, needs(records.offsets))
+                        reread(input_batch(records, only, self.quarantined(tp.topic)))
                         again.records += len(records)
                 self.counters.add("reread", (self.role, self.around.topics.short(tp.topic)), again.records)
         try:
@@ -279,3 +284,18 @@ def input_batch(records: Records, decode: Any, quarantined: Collection[int] = ()
         values=records.values,
         events=decode(records.values),
     )
+
+
+def decode_only(decode: Callable[..., Any], needed: NDArray[np.bool_]) -> Callable[..., Any]:
+    """Return what decodes a batch but has None for what is not needed: of a log read again that may be nearly all."""
+    if needed.all():
+        return decode
+    places = np.flatnonzero(needed).tolist()
+
+    def decode_needed(values: Sequence[bytes | None]) -> list[Any]:
+        events: list[Any] = [None] * len(values)
+        for place, event in zip(places, decode([values[place] for place in places]), strict=True):
+            events[place] = event
+        return events
+
+    return decode_needed

@@ -45,6 +45,9 @@ def unpack(fetched: FetchResult, limit: int) -> Records:
     fetched._update_position()
     if not batches.has_next():
         fetched._partition_records = None
+        # This generator, which nobody has begun, holds its owner, which holds it and the whole answer: megabytes that
+        # would stay until the garbage collector comes to them.
+        source._records_iterator = None
     return taken.take()
 
 

@@ -124,13 +124,22 @@ def rows_of(batch) -> list[tuple[Any, ...]]:
 def restore(run: Run, predictions: Log, outcomes: Log, *, settings=SETTINGS, step: int = 3, **options) -> Joiner:
     """Bring a joiner back from the checkpoint of a run, as a shell does."""
     joiner = Joiner.restore(0, settings, dict(run.entries), **options)
-    for log, base, applied, reread in (
-        (predictions, joiner.predictions_base, joiner.predictions_applied, joiner.reread_predictions),
-        (outcomes, joiner.outcomes_base, joiner.outcomes_applied, joiner.reread_outcomes),
+    for log, base, applied, needs, reread in (
+        (
+            predictions,
+            joiner.predictions_base,
+            joiner.predictions_applied,
+            joiner.needs_predictions,
+            joiner.reread_predictions,
+        ),
+        (outcomes, joiner.outcomes_base, joiner.outcomes_applied, joiner.needs_outcomes, joiner.reread_outcomes),
     ):
         end = log.place(applied)
         for start in range(log.place(base), end, step):
-            reread(log.batch(start, min(start + step, end)))
+            batch = log.batch(start, min(start + step, end))
+            needed = needs(np.asarray(batch.offsets)).tolist()
+            batch.events = [event if need else None for event, need in zip(batch.events, needed, strict=True)]
+            reread(batch)
     joiner.restored()
     return joiner
 

@@ -496,6 +496,20 @@ def test_a_restore_reads_no_more_than_a_few_records_for_each_that_waits():
     assert not [key for key in run.entries if key.startswith(b"straggler/")]
 
 
+def test_what_is_read_and_not_settled_is_not_taken_for_copied():
+    joiner, run = Joiner(0, SETTINGS, limits=Limits(reread=0)), Run()
+    predictions = Log([(float(i), predict(f"p{i}", float(i), model="long")) for i in range(40)])
+    outcomes = Log([(i + 0.5, observe(f"p{i}", float(i))) for i in range(8)])
+    joiner.predictions(predictions.batch(0, 40))
+    joiner.outcomes(outcomes.batch(0, 8))
+    joiner.advance(outcomes=10.0)
+    run.add(joiner.take())
+    assert (joiner.pending(), joiner.buffered()) == (3, 29)
+    joiner.advance(outcomes=39.0)
+    run.add(joiner.take())
+    assert restore(run, predictions, outcomes, limits=Limits(reread=0)).pending() == joiner.pending() > 20
+
+
 def test_the_checkpoint_stays_small_whatever_went_through():
     joiner, run = Joiner(0, SETTINGS), Run()
     sizes = []

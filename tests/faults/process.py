@@ -141,6 +141,7 @@ class Process(Worker):
             stderr=self._file,
             cwd=ROOT,
             preexec_fn=_die_with_parent,
+            process_group=0,  # Ctrl-C is for us, who stop it in order
         )
 
     @property

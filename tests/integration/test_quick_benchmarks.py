@@ -40,3 +40,10 @@ def test_stalls_are_looked_for_in_scrapes_and_checkpoints(kafka) -> None:
     report = quick("stalls", "--broker", kafka.bootstrap)
     assert report["scrape"]["series"] > 0
     assert report["checkpoint"]["pending"] == 2000
+
+
+def test_restore_brings_back_what_waited(kafka) -> None:
+    report = quick("restore", "--broker", kafka.bootstrap, "--stores", "memory")  # which fails if anything is missing
+    assert report["dense"]["reread"] == report["dense"]["pending"] == report["faust"]["memory"]["pending"]
+    assert report["sparse"]["pending"] == 40
+    assert [found["pairs"] for found in report["backlog"]] == [1000, 4000]

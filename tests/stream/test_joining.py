@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from faust.types import TP
 from hypothesis import given, settings
@@ -13,7 +14,15 @@ from streamapp.core.events import Arrivals, GroupArrivals, ScoredBatch, Tick, Ve
 from streamapp.core.settings import ModelSettings, Seconds, Settings
 from streamapp.errors import CheckpointError
 from streamapp.stream.codec import decode_scored, encode_scored
-from streamapp.stream.joining import HELD, MESSAGE_BYTES, PROOF_MARGIN, SLACK, JoinerTask, split_arrivals
+from streamapp.stream.joining import (
+    HELD,
+    MESSAGE_BYTES,
+    PROOF_MARGIN,
+    SLACK,
+    JoinerTask,
+    decode_only,
+    split_arrivals,
+)
 from streamapp.stream.producer import Acknowledged, Record
 from streamapp.stream.records import Records
 from streamapp.stream.task import Misaligned
@@ -497,3 +506,17 @@ def test_a_newer_owner_fences_the_older_one(bench: Bench) -> None:
             await commit(older)
 
     run(work())
+
+
+def test_only_what_a_restore_needs_is_decoded() -> None:
+    seen: list[bytes] = []
+
+    def decode(values: list[bytes]) -> list[str]:
+        seen.extend(values)
+        return [value.decode() for value in values]
+
+    needed = np.array([False, True, True, False])
+    assert decode_only(decode, needed)([b"a", b"b", b"c", b"d"]) == [None, "b", "c", None]
+    assert seen == [b"b", b"c"]
+    assert decode_only(decode, ~needed & needed)([b"a", b"b", b"c", b"d"]) == [None] * 4
+    assert decode_only(decode, needed | ~needed) is decode

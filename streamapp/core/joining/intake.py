@@ -27,7 +27,7 @@ class InputBatch:
     keys: Sequence[bytes | None]
     values: Sequence[bytes | None]
     events: Sequence[Prediction | Outcome | DecodeError]
-    """What became of ``values``."""
+    """What became of ``values``; anything for records that are read again though nothing needs them."""
 
 
 @dataclass(slots=True)

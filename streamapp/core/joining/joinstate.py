@@ -165,7 +165,7 @@ class JoinCheckpoint:
         for number in range(len(self._waiting), len(before)):
             entries[_key(WAITING, number)] = None
         base = predictions.base(state.pending_pages.lowest(self._stragglers.bound))[0]
-        entries |= self._stragglers.changes(state, predictions.applied, base)
+        entries |= self._stragglers.changes(state, predictions.done, base)
         for key, entry in entries.items():
             if entry is None:
                 self._keys.discard(key)

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streamapp.core.events import Ints, Outcome, Prediction, Verdict
 from streamapp.core.joining.early import Early
 from streamapp.core.joining.intake import NONE, Intake, Records
 from streamapp.core.joining.matching import Matching
 from streamapp.core.joining.results import BY_CLOCK, Ends
+from streamapp.core.joining.rules import Mask
 from streamapp.core.joining.runs import features, no_outcomes, outcome_rows, prediction_rows, tables
 from streamapp.core.joining.state import State
 from streamapp.core.joining.table import PENDING, Rows
@@ -53,10 +53,20 @@ class Rejoin:
         """Rows whose outcomes are needed, by their offsets."""
         self._matched_offsets: Ints = state.table.resolved["outcome_offset"][self._matched]
 
+    def needs_predictions(self, offsets: Ints) -> Mask:
+        """Return which records of ``predictions`` at some rising offsets are needed, of those that were settled."""
+        return self._state.pending_pages.holds(offsets) & (offsets >= self._bound)
+
+    def needs_outcomes(self, offsets: Ints) -> Mask:
+        """Return which records of ``outcomes`` at some rising offsets are needed, of those that were settled."""
+        matched = _among(offsets, self._matched_offsets)
+        found: Mask = self._state.waiting_pages.holds(offsets)
+        return found if matched is None else found | matched[1]
+
     def predictions(self, records: Records) -> None:
         """Take records of ``predictions`` again; those that are not needed are skipped."""
         state = self._state
-        needed = _chosen(records, state.pending_pages.holds(records.offsets) & (records.offsets >= self._bound))
+        needed = _chosen(records, self.needs_predictions(records.offsets))
         if not len(needed):
             return
         run, _ = self._matching.runs(needed, NONE)
@@ -75,8 +85,7 @@ class Rejoin:
     def outcomes(self, records: Records) -> None:
         """Take records of ``outcomes`` again; those that are not needed are skipped."""
         state = self._state
-        waiting = state.waiting_pages.holds(records.offsets)
-        needed = _chosen(records, waiting | np.isin(records.offsets, self._matched_offsets))
+        needed = _chosen(records, self.needs_outcomes(records.offsets))
         if not len(needed):
             return
         _, run = self._matching.runs(NONE, needed)
@@ -177,7 +186,7 @@ class Rejoin:
         state.predictions.lost += n
 
 
-def _chosen(records: Records, mask: NDArray[np.bool_]) -> Records:
+def _chosen(records: Records, mask: Mask) -> Records:
     if mask.all():
         return records
     places = np.flatnonzero(mask)
@@ -196,9 +205,22 @@ def _chosen(records: Records, mask: NDArray[np.bool_]) -> Records:
 
 
 def _missing(needed: Ints, found: Ints) -> list[int]:
-    """Return the offsets that were not found, in order."""
-    missing: list[int] = np.setdiff1d(needed, found).tolist()
+    """Return which of some rising offsets were not found, in order."""
+    left = np.ones(len(needed), dtype=np.bool_)
+    among = _among(found, needed)
+    if among is not None:
+        places, mask = among
+        left[places[mask]] = False
+    missing: list[int] = needed[left].tolist()
     return missing
+
+
+def _among(offsets: Ints, rising: Ints) -> tuple[Ints, Mask] | None:
+    """Return where each offset is among rising ones, and whether it is there; None if there are none."""
+    if not len(rising):
+        return None
+    places = np.minimum(np.searchsorted(rising, offsets), len(rising) - 1)
+    return places, rising[places] == offsets
 
 
 def _some(offsets: Sequence[int]) -> str:

@@ -76,12 +76,13 @@ class State:
     ) -> None:
         """Let predictions wait that waited before a restart; *rows* say all but their state."""
         table = self.table
-        if len(set(ids)) == len(ids) and table.by_id.keys().isdisjoint(ids):
-            places = table.put(rows, ids, features, tables)
-        else:
-            places = table.fill(rows, ids, features, tables)
-            for prediction_id, place in zip(ids, places.tolist(), strict=True):
-                table.join_chain(prediction_id, place)
+        places = table.fill(rows, ids, features, tables)
+        numbers = places.tolist()
+        firsts = list(map(table.by_id.setdefault, ids, numbers))
+        if firsts != numbers:
+            for prediction_id, place, first in zip(ids, numbers, firsts, strict=True):
+                if first != place:
+                    table.join_chain(prediction_id, place)
         self.wait(places, rows)
 
     def end(

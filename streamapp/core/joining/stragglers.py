@@ -20,7 +20,7 @@ from streamapp.errors import CheckpointError
 
 PREFIX = b"straggler/"
 SPAN = 4
-"""Records between the base and the end of what was read, for each prediction that waits there, before any is copied."""
+"""Records between the base and the end of what was settled, per prediction that waits there, before any is copied."""
 ROWS = 512
 """Of one entry, at most."""
 COPIED = 4096
@@ -60,19 +60,19 @@ class Stragglers:
         self._next = 0
         self._looked_at = 0
 
-    def changes(self, state: State, applied: int, base: int) -> dict[bytes, bytes | None]:
+    def changes(self, state: State, settled: int, base: int) -> dict[bytes, bytes | None]:
         """Copy what has waited long where it pays; return the entries that changed, None for those to be removed.
 
         Args:
             state: What waits; the offsets that wait are up to date.
-            applied: Next offset to be read.
+            settled: Next offset to be settled: what is read beyond it may wait as well, but nobody knows yet.
             base: Offset from which a restore would read again.
         """
         entries: dict[bytes, bytes | None] = {}
         for number in self._done(state):
             del self._entries[number]
             entries[_key(number)] = None
-        span = applied - base
+        span = settled - base
         copied = sum(map(len, self._entries.values()))
         if span > state.limits.reread and span > SPAN * (int(state.groups.pending.sum()) - copied):
             entries |= self._copy(state, base + span // 2)

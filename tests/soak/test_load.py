@@ -1,0 +1,35 @@
+"""The load drifts, and repairs itself with a new version."""
+
+from collections import defaultdict
+
+from streamapp.core.events import Outcome, Prediction
+from streamapp.stream.codec import decode_outcomes, decode_predictions
+from tests.soak.load import NEVER, Maker
+
+MODELS, ROWS, AGES = 3, 400, 3
+COUNT = MODELS * ROWS * AGES
+
+
+def test_outcomes_turn_round_in_the_second_half_of_each_version() -> None:
+    maker = Maker(MODELS)
+    step = MODELS * ROWS // 4
+    events = [
+        event
+        for start in range(0, COUNT, step)
+        for event in maker.predictions(start, start + step, 1_790_000_000.0, start / MODELS / ROWS)
+    ]
+    outcomes = [maker.outcome(number, 1_790_000_001.0) for number in range(COUNT)]
+    assert [number for number, outcome in enumerate(outcomes) if outcome is None] == list(range(0, COUNT, NEVER))
+    sent = decode_outcomes([outcome for outcome in outcomes if outcome is not None])
+    truths = {found.prediction_id: found.outcome for found in sent if isinstance(found, Outcome)}
+    rows = defaultdict(list)
+    for found in decode_predictions(events):
+        assert isinstance(found, Prediction)
+        assert isinstance(found.scores, float)
+        if found.prediction_id in truths:
+            rows[found.model, found.version].append(abs(found.scores - bool(truths[found.prediction_id])))
+    assert {model for model, _ in rows} == {"model-000", "model-001", "model-002"}
+    whole = [rows["model-000", f"v{age + 1}"] for age in range(AGES)]
+    for losses in whole:
+        before, after = losses[: len(losses) // 2], losses[len(losses) // 2 :]
+        assert sum(before) / len(before) + 0.1 < sum(after) / len(after)
