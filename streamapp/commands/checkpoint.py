@@ -127,7 +127,7 @@ def _joiner(partition: int, entries: Mapping[bytes, bytes], settings: Settings) 
             for model, group, count in msgspec.msgpack.decode(value, type=Waiting).counts:
                 pending.setdefault(model, {})[group] = count
     roster = Roster(settings, Limits())
-    roster.restore(entries)
+    roster.restore(entries, 0.0)
     models = {
         model: {"groups": len(groups), "pending": pending.get(model, {})}
         for model, groups in {**dict.fromkeys(pending, ()), **roster.taken}.items()

@@ -58,7 +58,8 @@ class Joiner:
         settings: Settings of the models.
         partitions: How many partitions the topics have, to count records whose key is not their prediction_id or
             whose key belongs elsewhere as ``misplaced``; None: do not look.
-        limits: How many models and groups are counted under their own names; further ones are counted as ``other``.
+        limits: How many models and groups are counted under their own names at a time; further ones are counted as
+            ``other``.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Joiner:
     def take(self) -> JoinOutput:
         """Return everything that followed since the last time, and what a checkpoint needs to go on from here."""
         state = self._state
+        state.forget_names(self._clock)
         ends = state.take_ends()
         arrivals = results.arrivals(state.take_accepted(), state.partition, state.groups)
         pending = state.groups.waiting()

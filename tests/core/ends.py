@@ -26,7 +26,7 @@ def scored(partition, table):
 
     first = run(records(offsets, [np.inf] * n, predictions), Prediction, partition, None, hashed=True)
     second = run(records(outcome_offsets, [np.inf] * n, outcomes), Outcome, partition, None, hashed=False)
-    codes = np.array([groups.code(p.model, p.group) for p in predictions], dtype=np.int32)
+    codes = np.array([groups.code(p.model, p.group, 0, 0.0) for p in predictions], dtype=np.int32)
     rows = prediction_rows(first, codes, words.version, words.series, words.unit, words.label)
     rows["log_time"] = log_times
     truths = outcome_rows(second, words.label)

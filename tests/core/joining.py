@@ -1,5 +1,6 @@
 """What the joiner's tests share: short ways to say things, a driver that restarts, and a slow oracle."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from streamapp.core.events import SOURCES, Outcome, Prediction, Verdict
-from streamapp.core.join import InputBatch, Joiner, JoinOutput
+from streamapp.core.join import InputBatch, Joiner, JoinOutput, Limits
 from streamapp.core.settings import Assume, ModelSettings, Seconds, Settings
 from streamapp.errors import DecodeError
 
@@ -21,6 +22,8 @@ SETTINGS = Settings(
         ),
     },
 )
+
+LIMITS = Limits()
 
 
 def predict(prediction_id: str, ts: float, group: str = "g", model: str = "m", prediction: Any = True, **more: Any):
@@ -154,7 +157,49 @@ def whole(predictions: Log, outcomes: Log, end: float, settings=SETTINGS) -> tup
     return run, joiner
 
 
-def oracle(predictions: Log, outcomes: Log, end: float, settings=SETTINGS):
+class Names:
+    """Which names are taken, said of all that ever were: nothing is dropped, whoever asks looks whether it counts."""
+
+    def __init__(self, settings: Settings, limits: Limits) -> None:
+        self.settings = settings
+        self.limits = limits
+        self.models: dict[str, float] = {}
+        """Log time of the last prediction."""
+        self.groups: dict[str, dict[str, float]] = {}
+
+    def current(self, model: str, last: float, now: float) -> bool:
+        s = self.settings.of(model)
+        patience = max(s.forget_after, s.outcome_window + s.grace + 300 + 1)
+        step = patience // 16
+        return now <= math.ceil(last / step) * step + patience
+
+    def counted(self, model: str, group: str, now: float) -> tuple[str, str]:
+        here = {name for name, last in self.models.items() if self.current(name, last, now)}
+        named = {"other", *self.settings.models}
+        if model not in here and model not in named and len(here - named) >= self.limits.models:
+            model = "other"
+        if model not in here:
+            self.groups[model] = {}
+        self.models[model] = now
+        groups = self.groups[model]
+        here = {name for name, last in groups.items() if self.current(model, last, now)}
+        planned = {"other", self.settings.of(model).control, *self.settings.of(model).groups}
+        if group not in here and group not in planned and len(here - planned) >= self.limits.groups:
+            group = "other"
+        groups[group] = now
+        return model, group
+
+    def taken(self, now: float) -> set[tuple[str, str]]:
+        """All but the group `other`, which needs no place."""
+        return {
+            (model, group)
+            for model, groups in self.groups.items()
+            for group, last in groups.items()
+            if self.current(model, self.models[model], now) and self.current(model, last, now) and group != "other"
+        }
+
+
+def oracle(predictions: Log, outcomes: Log, end: float, settings=SETTINGS, limits=LIMITS, names=None):
     """Say what becomes of everything, by looking through all there is at every step.
 
     Returns rows (as Run.all_rows), counts, pending, and the offsets of dead letters by reason.
@@ -170,11 +215,12 @@ def oracle(predictions: Log, outcomes: Log, end: float, settings=SETTINGS):
     early: list[dict[str, Any]] = []
     counts: Counter = Counter()
     dead: Counter = Counter()
-    names = ("predictions", "outcomes")
+    topics = ("predictions", "outcomes")
+    roster = names or Names(settings, limits)
 
     def reject(topic, offset, reason):
-        counts[names[topic], "rejected"] += 1
-        dead[names[topic], offset, reason] += 1
+        counts[topics[topic], "rejected"] += 1
+        dead[topics[topic], offset, reason] += 1
 
     def pass_time(now):
         for p in sorted((p for p in state if p["row"] is None and p["deadline"] < now), key=lambda p: p["order"]):
@@ -247,7 +293,7 @@ def oracle(predictions: Log, outcomes: Log, end: float, settings=SETTINGS):
 
     for log_time, topic, offset, event in events:
         pass_time(log_time)
-        counts[names[topic], "read"] += 1
+        counts[topics[topic], "read"] += 1
         if isinstance(event, DecodeError):
             reject(topic, offset, event.reason)
         elif event.ts > log_time + 300:
@@ -260,11 +306,15 @@ def oracle(predictions: Log, outcomes: Log, end: float, settings=SETTINGS):
                 counts["predictions", "duplicate"] += 1
                 continue
             counts["predictions", "accepted"] += 1
-            s = settings.of(event.model)
+            called = roster.counted(event.model, event.group, log_time)
+            counts["predictions", "other_model"] += called[0] != event.model
+            counts["predictions", "other_group"] += called[1] != event.group
+            s = settings.of(called[0])
             deadline = max(event.ts, log_time) + s.outcome_window + s.grace
             p = {
                 "event": event, "offset": offset, "log_time": log_time, "settings": s, "deadline": deadline,
                 "order": (deadline, offset), "row": None, "refused": False, "outcome": None, "horizon": None,
+                "called": called,
             }  # fmt: skip
             state.append(p)
             shadows = [q for q in same if q["outcome"] is not None and q["horizon"] >= log_time]
@@ -279,8 +329,7 @@ def oracle(predictions: Log, outcomes: Log, end: float, settings=SETTINGS):
     rows = sorted(
         (
             p["offset"],
-            p["event"].model,
-            p["event"].group,
+            *p["called"],
             p["row"][0],
             p["row"][1],
             p["event"].ts,
@@ -290,6 +339,6 @@ def oracle(predictions: Log, outcomes: Log, end: float, settings=SETTINGS):
         for p in state
         if p["row"] is not None
     )
-    waiting = Counter((p["event"].model, p["event"].group) for p in state if p["row"] is None)
+    waiting = Counter(p["called"] for p in state if p["row"] is None)
     counts["outcomes", "waiting"] = len(early)
     return rows, +counts, dict(waiting), dead

@@ -418,8 +418,8 @@ def test_records_that_were_read_but_not_settled_must_be_there_again():
     ("key", "value", "text"),
     [
         (b"meta", None, "no 'meta'"),
-        (b"meta", b"\x96\x02\x00", "cannot be read"),
-        (b"meta", b"\x92\x63\x00", "format 99, expected 1 or 2"),
+        (b"meta", b"\x96\x03\x00", "cannot be read"),
+        (b"meta", b"\x92\x63\x00", "format 99, expected one of 1, 2, 3"),
         (b"pending/0", b"x", "not a page"),
         (b"pending/x", BitMap([1]).serialize(), "'pending/x' is not a page"),
         (b"pending/0", BitMap([1 << 16]).serialize(), "outside of its page"),

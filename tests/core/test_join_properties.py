@@ -1,11 +1,13 @@
 from collections import Counter
 
+import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamapp.core.join import Joiner, Limits
+from streamapp.core.settings import Seconds, Settings
 from streamapp.errors import DecodeError
-from tests.core.joining import SETTINGS, Log, Run, observe, oracle, predict, restore, whole
+from tests.core.joining import SETTINGS, SHORT, Log, Names, Run, observe, oracle, predict, restore, whole
 
 END = 200.0
 FEW_IDS = st.sampled_from(["a", "b", "c"])
@@ -14,7 +16,7 @@ LABELS = st.sampled_from([True, True, True, "x", 1.0, None])
 
 
 @st.composite
-def logs(draw, models=("m", "m", "long", "assumed"), groups=("g", "g", "h")):
+def logs(draw, models=("m", "m", "long", "assumed"), groups=("g", "g", "h"), pauses=(0, 0, 1, 2, 5, -1, 12), ahead=301):
     """Two logs whose times are small whole numbers, so that every boundary is met often."""
     first, gap = draw(st.sampled_from([(0, 1), (65_530, 1), (7, 3)]))
     # Few ids meet in every way; many go through together, as columns, with some that do not between them.
@@ -23,8 +25,8 @@ def logs(draw, models=("m", "m", "long", "assumed"), groups=("g", "g", "h")):
     for records in (predictions, outcomes):
         now = draw(st.integers(0, 10))
         for _ in range(draw(st.integers(0, most))):
-            now += draw(st.sampled_from([0, 0, 1, 2, 5, -1, 12]))
-            ts = now + draw(st.sampled_from([0, 0, 0, -1, -2, -5, -6, 3, -15, 10, 301]))
+            now += draw(st.sampled_from(pauses))
+            ts = now + draw(st.sampled_from([0, 0, 0, -1, -2, -5, -6, 3, -15, 10, ahead]))
             if draw(st.integers(0, 19)) == 0:
                 event = DecodeError("bad", reason="malformed")
             elif records is predictions:
@@ -58,9 +60,9 @@ STEPS = st.lists(
 )
 
 
-def drive(predictions, outcomes, steps, end=END, **options):
+def drive(predictions, outcomes, steps, end=END, configured=SETTINGS, **options):
     """Feed a joiner as the steps say, then all that is left; return everything that came out."""
-    joiner, run = Joiner(0, SETTINGS, **options), Run()
+    joiner, run = Joiner(0, configured, **options), Run()
     logs = {"predictions": predictions, "outcomes": outcomes}
     done = {"predictions": 0, "outcomes": 0}
     times = {name: log.log_times() for name, log in logs.items()}
@@ -85,7 +87,7 @@ def drive(predictions, outcomes, steps, end=END, **options):
             for topic, log in logs.items():
                 getattr(joiner, topic)(log.batch(max(done[topic] - n, 0), done[topic]))
         elif name == "crash" and run.entries:
-            joiner = restore(run, predictions, outcomes, **options)
+            joiner = restore(run, predictions, outcomes, settings=configured, **options)
             done = {
                 "predictions": predictions.place(joiner.predictions_applied),
                 "outcomes": outcomes.place(joiner.outcomes_applied),
@@ -155,41 +157,54 @@ def test_when_every_window_grace_and_horizon_has_passed_nothing_is_left(both, st
     assert not state.remembered.hashed
     assert not state.early.by_id
     assert state.deadlines.size == 0
-    assert {key for key in run.entries if not key.startswith(b"names/")} == {b"meta"}
+    assert not state.roster.taken
+    assert set(run.entries) == {b"meta"}
 
 
-MANY = logs(models=("m", "n", "long", "other"), groups=("g", "h", "i", "other"))
 FEW = Limits(groups=2, models=1)
+NAMED = msgspec.structs.replace(SHORT, forget_after=Seconds(1), groups={"i": 0.5})
+FORGETFUL = Settings(
+    defaults=msgspec.structs.replace(SHORT, forget_after=Seconds(1)),
+    models={
+        **{name: msgspec.structs.replace(s, forget_after=Seconds(600)) for name, s in SETTINGS.models.items()},
+        "named": NAMED,
+    },
+)
+"""What is silent for little more than the five minutes that a ts may lie ahead, or for ten, is forgotten."""
+NAMES = {"models": ("m", "m", "n", "k", "long", "named", "other"), "groups": ("g", "h", "i", "j", "other")}
+SHORTLY, LONG = logs(**NAMES), logs(**NAMES, pauses=(0, 1, -1, 20, 90, 130, 160, 200, 322, 341), ahead=299)
+
+
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(SHORTLY | LONG, STEPS, st.booleans(), st.sampled_from([FEW, Limits(groups=1, models=2, reread=0)]))
+def test_names_beyond_the_limits_become_other_until_names_that_are_gone_make_room(both, steps, forgetful, limits):
+    """As the oracle says, whatever the order of reading, the restarts, and the moments of taking are."""
+    configured = FORGETFUL if forgetful else SETTINGS
+    rows, counts, _, dead = oracle(*both, 1e9, configured, limits)
+    run, joiner = drive(*both, steps, end=1e9, configured=configured, limits=limits)
+    assert run.all_rows() == rows
+    assert run.arrived == Counter(row[1:3] for row in rows)
+    assert {(topic, s): n for topic, table in joiner.totals.items() for s, n in table.items() if n} == counts
+    assert sorted(letter[:3] for letter in run.dead) == sorted(dead.elements())
+    assert not run.pending
+    assert not joiner._state.roster.taken
+    assert not joiner._state.groups._by_model
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(MANY, STEPS)
-def test_names_beyond_the_limits_become_other_in_order_of_their_first_accepted_prediction(both, steps):
-    """Nothing else changes, whatever the order of reading and the restarts are."""
-    unlimited, _ = drive(*both, [], end=1e9)
-    models, groups = [], {}
-
-    def counted(model, group):
-        if model not in models and (model == "long" or model == "other" or len(models) < FEW.models):
-            models.append(model)
-        model = model if model in models else "other"
-        if model == "other" and model not in models:
-            models.append(model)
-        taken = groups.setdefault(model, [])
-        if group not in taken and (group == "other" or len(taken) < FEW.groups):
-            taken.append(group)
-        group = group if group in taken else "other"
-        if group not in taken:
-            taken.append(group)
-        return model, group
-
-    names = {row[0]: counted(*row[1:3]) for row in unlimited.all_rows()}
-    expected = sorted((row[0], *names[row[0]], *row[3:]) for row in unlimited.all_rows())
-    run, joiner = drive(*both, steps, end=1e9, limits=FEW)
-    assert run.all_rows() == expected
-    assert run.arrived == Counter(names.values())
-    assert run.dead == unlimited.dead
-    changed = [(row[1] != names[row[0]][0], row[2] != names[row[0]][1]) for row in unlimited.all_rows()]
-    marks = joiner.totals["predictions"]
-    assert (marks["other_model"], marks["other_group"]) == tuple(map(sum, zip(*changed, strict=True))) or not changed
-    assert all(batch_model in models for batch_model in run.rows)
+@given(LONG, STEPS, st.integers(0, 10_000))
+def test_memory_and_checkpoint_hold_the_names_that_are_current_and_no_others(both, steps, beyond):
+    predictions, outcomes = both
+    now = max([0.0, *predictions.log_times(), *outcomes.log_times()]) + beyond
+    expected = Names(FORGETFUL, FEW)
+    rows, _, pending, _ = oracle(*both, now, FORGETFUL, FEW, names=expected)
+    run, joiner = drive(*both, steps, end=now, configured=FORGETFUL, limits=FEW)
+    assert run.all_rows() == rows
+    assert run.pending == pending
+    back = restore(run, predictions, outcomes, settings=FORGETFUL, limits=FEW)
+    for each in (joiner, back):
+        taken = each._state.roster.taken
+        assert {(model, group) for model, groups in taken.items() for group in groups} == expected.taken(now)
+        assert {model for model, last in expected.models.items() if expected.current(model, last, now)} == set(taken)
+    assert sum(key.startswith(b"names/") for key in run.entries) == len(joiner._state.roster.taken)
+    assert not back.take().state

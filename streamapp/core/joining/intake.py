@@ -12,6 +12,8 @@ from streamapp.errors import DecodeError
 
 Event = Prediction | Outcome | DecodeError
 
+FUTURE = 300.0
+"""Seconds that a ``ts`` may lie beyond the log time of its own record."""
 _MARK = 1024
 """Offsets between two marks, at least."""
 

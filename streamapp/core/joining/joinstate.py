@@ -6,7 +6,8 @@
 - ``resolved/<n>``: what is remembered of rows that were resolved between two commits (:class:`Delta`);
 - ``groups/<n>``: how many predictions of each group wait (:class:`Waiting`);
 - ``straggler/<n>``: predictions that have waited long, whole (:mod:`streamapp.core.joining.stragglers`);
-- ``names/<n>``: a model, and its groups, as they are counted (:class:`streamapp.core.joining.roster.Roster`).
+- ``names/<n>``: a model that is counted under its own name, its groups, and when they were last heard of
+  (:class:`streamapp.core.joining.roster.Roster`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,9 +30,9 @@ from streamapp.core.joining.words import Words, firsts
 from streamapp.core.monitoring import packing
 from streamapp.errors import CheckpointError
 
-FORMAT = 2
-FORMATS = (1, 2)
-"""That can be read: format 1 had neither copies nor a number of entries."""
+FORMAT = 3
+FORMATS = (1, 2, 3)
+"""That can be read: format 1 had neither copies nor a number of entries, and 2 not when names were last heard of."""
 DELTA_ROWS = 8192
 """Rows of one delta, at most: 240 kB."""
 DELTA_GROUPS = 512
@@ -222,7 +223,7 @@ class JoinCheckpoint:
         state.refused_pages = Pages.restore("refused", entries)
         state.waiting_pages = Pages.restore("waiting", entries)
         state.repeated_pages = Pages.restore("repeated", entries)
-        state.roster.restore(entries)
+        state.roster.restore(entries, min(predictions.frontier, outcomes.frontier))
         waiting: dict[tuple[str, str], int] = {}
         for number in range(meta.waiting_entries):
             key = _key(WAITING, number)
@@ -264,7 +265,7 @@ def _decode_meta(entries: Mapping[bytes, bytes], partition: int) -> Meta:
     found = _decode(META, data, _Format).format
     if found not in FORMATS:
         raise CheckpointError(
-            f"checkpoint of partition {partition} has format {found}, expected {' or '.join(map(str, FORMATS))}"
+            f"checkpoint of partition {partition} has format {found}, expected one of {', '.join(map(str, FORMATS))}"
         )
     meta = _decode(META, data, Meta)
     if meta.partition != partition:

@@ -41,6 +41,21 @@ class Matching:
             clock: Nothing with a log time below it is still to come.
         """
         state = self._state
+        while len(predictions):
+            first, last = predictions.log_times[[0, -1]].tolist()
+            if last <= state.roster.until(first):
+                break
+            # Where a name becomes outdated, another may take its place: until there, none does.
+            end = state.forget_names(first)
+            if last > end:
+                some, predictions = _cut(predictions, end)
+                others, outcomes = _cut(outcomes, end)
+                self._settle(some, others, end)
+        self._settle(predictions, outcomes, clock)
+
+    def _settle(self, predictions: Records, outcomes: Records, clock: float) -> None:
+        """Settle records up to whose log times every name that is taken is current."""
+        state = self._state
         state.predictions.read += len(predictions)
         state.outcomes.read += len(outcomes)
         ended: list[Ends] = []
@@ -94,7 +109,8 @@ class Matching:
             # unless all are.
             if simple[unknown].all():
                 for place in np.flatnonzero(unknown).tolist():
-                    codes[place] = state.groups.code(models[place], groups[place])
+                    offset, log_time = int(run.offsets[place]), float(run.log_times[place])
+                    codes[place] = state.groups.code(models[place], groups[place], offset, log_time)
             simple &= codes >= 0
         words = state.words
         rows = prediction_rows(run, codes, words.version, words.series, words.unit, words.label)
@@ -144,6 +160,12 @@ class Matching:
             state.outcomes.accepted += len(rows)
             if run.strays is not None:
                 state.outcomes.misplaced += int(np.count_nonzero(run.strays & simple))
+
+
+def _cut(records: Records, log_time: float) -> tuple[Records, Records]:
+    """Return the records up to a log time, ties included, and those behind it."""
+    place = int(np.searchsorted(records.log_times, log_time, "right"))
+    return records.part(0, place), records.part(place, len(records))
 
 
 def repeated(ids: Sequence[str]) -> set[str]:

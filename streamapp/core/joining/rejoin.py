@@ -73,9 +73,7 @@ class Rejoin:
         if not len(run):
             return
         events: Sequence[Prediction] = run.events
-        codes = state.groups.known([p.model for p in events], [p.group for p in events])
-        for place in np.flatnonzero(codes < 0).tolist():
-            codes[place] = state.groups.code(events[place].model, events[place].group)
+        codes = state.groups.again([p.model for p in events], [p.group for p in events], run.offsets)
         words = state.words
         rows = prediction_rows(run, codes, words.version, words.series, words.unit, words.label)
         rows["refused"] = state.refused_pages.holds(run.offsets)
@@ -145,6 +143,7 @@ class Rejoin:
         if predictions:
             self._lose(predictions, log_time)
         state.lose_outcomes(outcomes)
+        state.groups.reopen()
 
     def _lose(self, offsets: Sequence[int], log_time: float) -> None:
         """Give predictions that cannot be read any more their verdict.
@@ -159,11 +158,11 @@ class Rejoin:
             raise CheckpointError(
                 f"checkpoint waits for {len(offsets)} records less, by its counts {short}",
             )
-        # Where settings have come to name a model or group since, more may be missing of one, and less of another.
-        missing = [name for name, n in self._waiting.items() for _ in range(n - found.get(name, 0))][: len(offsets)]
-        rows = np.zeros(len(missing), PENDING)
-        rows["offset"] = offsets[: len(missing)]
-        rows["group"] = [groups.code(*name) for name in missing]
+        missing = {name: n - found.get(name, 0) for name, n in self._waiting.items() if n > found.get(name, 0)}
+        codes = [code for name, n in missing.items() for code in [groups.lost(*name)] * n][: len(offsets)]
+        rows = np.zeros(len(codes), PENDING)
+        rows["offset"] = offsets[: len(codes)]
+        rows["group"] = codes
         rows["ts"] = rows["log_time"] = log_time
         rows["number"] = rows["score"] = rows["latency"] = np.nan
         rows["version"] = rows["series"] = rows["unit"] = -1

@@ -202,7 +202,7 @@ class Rules:
         held = Held()
         held.place, held.offset, held.log_time, held.ts = -1, offset, log_time, float(run.ts[index])
         held.kind, held.refused = int(self._columns[0]["kind"][index]), False
-        self._place(held, state.groups.code(prediction.model, prediction.group))
+        self._place(held, state.groups.code(prediction.model, prediction.group, offset, log_time))
         self._accepted.append((index, prediction.prediction_id, held))
         if run.strays is not None:
             state.predictions.misplaced += bool(run.strays[index])

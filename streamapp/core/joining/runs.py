@@ -14,14 +14,12 @@ from streamapp.core.events import SOURCES, Bytes, Floats, Hashes, Ints, Kind, Ou
 from streamapp.core.hashing import hash64
 from streamapp.core.hashing import partitions as partitions_of
 from streamapp.core.joining.groups import kind, label_number
-from streamapp.core.joining.intake import Records
+from streamapp.core.joining.intake import FUTURE, Records
 from streamapp.core.joining.table import PENDING, Rows
 from streamapp.core.joining.words import Words
 from streamapp.core.settings import Label
 from streamapp.errors import DecodeError
 
-FUTURE = 300.0
-"""Seconds that a ``ts`` may lie beyond the log time of its own record."""
 REVISIONS = 1 << 62
 """Revisions beyond this count as this one."""
 

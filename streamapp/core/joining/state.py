@@ -57,6 +57,7 @@ class State:
     def accept(self, places: Ints, rows: Rows) -> None:
         """Count predictions that were put into the table, and let them wait."""
         self.wait(places, rows)
+        self.groups.hear(rows)
         self.predictions.accepted += len(rows)
         self.pending_pages.add_all(rows["offset"])
         if self.groups.collecting:
@@ -190,6 +191,17 @@ class State:
         self._accepted.clear()
         offset = rows["offset"]
         return rows if (np.diff(offset) > 0).all() else rows[np.argsort(offset)]
+
+    def forget_names(self, log_time: float) -> float:
+        """Drop the names that are outdated at a log time below which every prediction was settled.
+
+        Returns:
+            As :meth:`streamapp.core.joining.roster.Roster.until`.
+        """
+        self.groups.tell()
+        if self.roster.forget(log_time):
+            self.groups.reopen()
+        return self.roster.until(log_time)
 
     def forget(self, clock: float) -> None:
         """Forget what nothing can ask for any more; only when everything was taken."""

@@ -205,7 +205,8 @@ def _put(state: State, stragglers: Sequence[Straggler]) -> None:
     rows["number"] = [label_number(row.prediction, words.label) for row in stragglers]
     for name in ("score", "latency"):
         rows[name] = [np.nan if value is None else value for row in stragglers for value in (getattr(row, name),)]
-    rows["group"] = [state.groups.code(row.model, row.group) for row in stragglers]
+    models, groups = [row.model for row in stragglers], [row.group for row in stragglers]
+    rows["group"] = state.groups.again(models, groups, rows["offset"])
     for name in ("version", "series", "unit"):
         rows[name] = getattr(words, name).codes([getattr(row, name) for row in stragglers])
     rows["next"] = -1
