@@ -8,7 +8,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from streamapp.core.events import Floats, Hashes, Names
+from streamapp.core.events import Floats, Hashes, Ints, Names
 from streamapp.core.losses import ANSWER, COLUMN, COLUMNS, HARD, LOG, SCORE, SOFT, TRUTH, fill, label_word
 from streamapp.core.losses import LOSSES as LOSSES_OF
 from streamapp.core.monitoring.ids import Ids
@@ -148,12 +148,19 @@ class Baselines:
             loss known then.
         """
         result = np.empty((len(self._columns), len(asked.time)))
-        for start, end, late in self._stretches(asked):
-            if late:
-                self._ask(asked, classes, start, end, result)
-            self._learn(asked, start, end)
-            if not late:
-                self._ask(asked, classes, start, end, result)
+        for start, end in self._pieces(asked):
+            piece = _Piece(asked, start, end)
+            fresh = self._fresh(piece)
+            answers = _Answers(end - start, self._known.width)
+            # What follows from answers is worked out for the whole piece: between rows that learn and rows that ask
+            # there is no more than what depends on their order.
+            for first, last, late in _stretches(piece):
+                if late:
+                    self._look(piece, first, last, answers)
+                self._learn(piece, fresh, first, last)
+                if not late:
+                    self._look(piece, first, last, answers)
+            self._lose(piece, classes, answers, result[:, start:end])
         return result
 
     def trim(self, horizon: float) -> bool:
@@ -183,15 +190,9 @@ class Baselines:
     def _parts(self) -> tuple[tuple[str, Known | Series], ...]:
         return ("all", self._known), ("incumbent", self._incumbent), ("series", self._series)
 
-    def _stretches(self, asked: Asked) -> Iterator[tuple[int, int, bool]]:
-        """Cut rows so that within a stretch no row knows itself or a later one, were all made known at once.
-
-        Yields start, end, and whether the one row must ask before it is made known, since it would know itself.
-        """
-        # What a row tells is known to nobody where it tells nothing.
-        silent = np.isnan(asked.truth) & np.isnan(asked.incumbent)
-        known = np.where(silent, np.inf, asked.known)
-        start, n = 0, len(known)
+    def _pieces(self, asked: Asked) -> Iterator[tuple[int, int]]:
+        """Cut rows so that there is room for all of a piece, and for their classes."""
+        start, n = 0, len(asked.time)
         while start < n:
             room = min(self._known.make_room(), self._incumbent.make_room())
             if len(self._ids) > len(self._known):  # some were thinned out
@@ -204,79 +205,83 @@ class Baselines:
                     self._known.widen(int(asked.truth[start]) + 1)
                     continue
                 end = start + place
-            early = known[start:end] < np.maximum.accumulate(asked.time[start:end])
-            late = bool(early[0])
-            if late:
-                end = start + 1
-            elif early.any():
-                end = start + int(early.argmax())
-            yield start, end, late
+            yield start, end
             start = end
 
-    def _learn(self, asked: Asked, start: int, end: int) -> None:
-        truth, known, ids = asked.truth[start:end], asked.known[start:end], asked.ids[start:end]
-        fresh = np.logical_not(np.isnan(truth))
+    def _fresh(self, piece: "_Piece") -> NDArray[np.bool_]:
+        """Return whose outcome becomes known: those that have one, each id once; shape (n,)."""
+        fresh = np.logical_not(np.isnan(piece.truth))
         if np.logical_and.reduce(fresh):
-            fresh = self._ids.add(ids)
-        else:
-            fresh[fresh] = self._ids.add(ids[fresh])
-        if not np.logical_and.reduce(fresh):
-            truth, known, ids = truth[fresh], known[fresh], ids[fresh]
+            return self._ids.add(piece.ids)
+        fresh[fresh] = self._ids.add(piece.ids[fresh])
+        return fresh
+
+    def _learn(self, piece: "_Piece", fresh: NDArray[np.bool_], start: int, end: int) -> None:
+        """Make the outcomes of some rows known."""
+        new, known, truth, ids = fresh[start:end], piece.known[start:end], piece.truth[start:end], piece.ids[start:end]
+        if not np.logical_and.reduce(new):
+            known, truth, ids = known[new], truth[new], ids[new]
         self._known.put(known, truth, ids)
-        code = asked.series.code[start:end]
-        if asked.series.words and (code >= 0).any():
-            words = asked.series.words
-            for series, time, value in zip(code[fresh].tolist(), known.tolist(), truth.tolist(), strict=True):
+        if piece.in_series is not None and piece.in_series[start:end].any():
+            words, code = piece.words, piece.series[start:end][new].tolist()
+            for series, time, value in zip(code, known.tolist(), truth.tolist(), strict=True):
                 if series >= 0:
                     self._series.put(words[series], time, value, self._horizon)
-        lost = asked.incumbent[start:end]
-        told = ~np.isnan(lost)
-        if told.any():
-            self._incumbent.put(asked.known[start:end][told], lost[told])
+        if piece.told is not None:
+            told = piece.told[start:end]
+            if told.any():
+                self._incumbent.put(piece.known[start:end][told], piece.incumbent[start:end][told])
 
-    def _ask(self, asked: Asked, classes: Classes, start: int, end: int, result: Floats) -> None:
-        time, truth = asked.time[start:end], asked.scored[start:end]
+    def _look(self, piece: "_Piece", start: int, end: int, answers: "_Answers") -> None:
+        """Note what some rows could know at this moment."""
+        time = piece.time[start:end]
         place = self._known.find(time)
-        sums = self._known.sums(place).T
+        answers.sums[start:end] = self._known.sums(place)
+        for number, baseline in enumerate(self.plan):
+            if baseline.kind in ("persistence", "seasonal"):
+                column = answers.of(number)
+                column[start:end] = self._known.value(place, baseline.back)
+                self._back(piece, start, end, column, baseline.back)
+            elif baseline.kind == "median":
+                answers.of(number)[start:end] = self._known.median(place)
+        rows = piece.challengers(start, end)
+        if len(rows):
+            past = self._incumbent.sums(self._incumbent.find(piece.time[rows])).T
+            answers.incumbent[rows] = _divide(past[1], past[0])
+
+    def _back(self, piece: "_Piece", start: int, end: int, answer: Floats, back: int) -> None:
+        """Put the past of its own series in the place of everybody's, in rows that have a series."""
+        if piece.in_series is None:
+            return
+        rows = np.flatnonzero(piece.in_series[start:end]) + start
+        for row, series, time in zip(
+            rows.tolist(), piece.series[rows].tolist(), piece.time[rows].tolist(), strict=True
+        ):
+            value = self._series.value(piece.words[series], time, back)
+            answer[row] = np.nan if value is None else value
+
+    def _lose(self, piece: "_Piece", classes: Classes, answers: "_Answers", result: Floats) -> None:
+        """Work out what the baselines lost by their answers, shape (columns, n)."""
+        truth, sums = piece.scored, answers.sums.T
         column = 0
-        for baseline in self.plan:
+        for number, baseline in enumerate(self.plan):
             lost: Floats
             if baseline.kind == "incumbent":
-                lost = np.full((1, len(time)), np.nan)
-                rows = np.flatnonzero(asked.challenges[start:end])
-                if len(rows):
-                    past = self._incumbent.sums(self._incumbent.find(time[rows])).T
-                    lost[0, rows] = _divide(past[1], past[0])
+                lost = answers.incumbent[None, :]
             elif baseline.kind == "prior":
                 lost = _prior(self._task, sums, truth, self._settings.threshold)
             else:
-                if baseline.kind in ("persistence", "seasonal"):
-                    answer = self._back(asked, start, end, self._known.value(place, baseline.back), baseline.back)
-                elif baseline.kind == "majority":
+                if baseline.kind == "majority":
                     answer = _majority(sums)
                 elif baseline.kind == "mean":
                     answer = _divide(sums[1], sums[0])
-                elif baseline.kind == "median":
-                    answer = self._known.median(place)
-                else:
+                elif baseline.kind == "constant":
                     answer = np.full(len(truth), self._constant(baseline, classes))
+                else:
+                    answer = answers.of(number)
                 lost = _answer(self._task, answer, truth, self._settings.threshold, soft=baseline.soft)
-            result[column : column + len(lost), start:end] = lost
+            result[column : column + len(lost)] = lost
             column += len(lost)
-
-    def _back(self, asked: Asked, start: int, end: int, answer: Floats, back: int) -> Floats:
-        """Put the past of its own series in the place of everybody's, in rows that have a series."""
-        code = asked.series.code[start:end]
-        rows = np.flatnonzero(code >= 0) if asked.series.words else ()
-        if len(rows):
-            words, times = asked.series.words, asked.time[start:end]
-            found = [
-                self._series.value(words[series], time, back)
-                for series, time in zip(code[rows].tolist(), times[rows].tolist(), strict=True)
-            ]
-            answer = answer.copy()
-            answer[rows] = [np.nan if value is None else value for value in found]
-        return answer
 
     def _constant(self, baseline: Baseline, classes: Classes) -> float:
         constant = baseline.constant
@@ -287,6 +292,81 @@ class Baselines:
         if self._task == "binary" and not baseline.soft:
             return float(constant == self._settings.positive)
         return float(constant)
+
+
+class _Piece:
+    """Some of the rows that were asked about; all columns have shape (n,)."""
+
+    def __init__(self, asked: Asked, start: int, end: int) -> None:
+        self.time, self.known = asked.time[start:end], asked.known[start:end]
+        self.truth, self.scored = asked.truth[start:end], asked.scored[start:end]
+        self.ids, self.incumbent = asked.ids[start:end], asked.incumbent[start:end]
+        self.words, self.series = asked.series.words, asked.series.code[start:end]
+        in_series = self.series >= 0
+        self.in_series = in_series if self.words and in_series.any() else None
+        """Which rows have a series, None if none has."""
+        told = np.logical_not(np.isnan(self.incumbent))
+        self.told = told if told.any() else None
+        """Which rows tell what the incumbent lost, likewise."""
+        self._challengers = np.flatnonzero(asked.challenges[start:end])
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    def challengers(self, start: int, end: int) -> Ints:
+        """Return those of some rows that ask for the incumbent's loss."""
+        first, last = np.searchsorted(self._challengers, (start, end))
+        return self._challengers[first:last]
+
+
+class _Answers:
+    """What rows of a piece could know; nan where that was nothing.
+
+    Args:
+        n: Rows.
+        width: Sums of each.
+    """
+
+    def __init__(self, n: int, width: int) -> None:
+        self.sums: Floats = np.empty((n, width))
+        self.incumbent: Floats = np.full(n, np.nan)
+        self._columns: dict[int, Floats] = {}
+
+    def of(self, baseline: int) -> Floats:
+        """Return the column of a baseline by its place in the plan, shape (n,)."""
+        column = self._columns.get(baseline)
+        if column is None:
+            column = self._columns[baseline] = np.full(len(self.sums), np.nan)
+        return column
+
+
+def _stretches(piece: _Piece) -> Iterator[tuple[int, int, bool]]:
+    """Cut rows so that within a stretch no row knows itself or a later one, were all made known at once.
+
+    Yields start, end, and whether the one row must ask before it is made known, since it would know itself.
+    """
+    # What a row tells is known to nobody where it tells nothing.
+    silent = np.isnan(piece.truth) & np.isnan(piece.incumbent)
+    known = np.where(silent, np.inf, piece.known)
+    start, n = 0, len(piece)
+    if not np.logical_or.reduce(known < np.maximum.accumulate(piece.time)):
+        yield start, n, False
+        return
+    newest = -np.inf
+    """Of the log times of predictions in the stretch."""
+    for row, (told, asked) in enumerate(zip(known.tolist(), piece.time.tolist(), strict=True)):
+        if told < newest:
+            yield start, row, False
+            start, newest = row, -np.inf
+        if told < asked:
+            if start < row:
+                yield start, row, False
+            yield row, row + 1, True
+            start, newest = row + 1, -np.inf
+        elif asked > newest:
+            newest = asked
+    if start < n:
+        yield start, n, False
 
 
 def _divide(a: Floats, b: Floats) -> Floats:
