@@ -1,16 +1,16 @@
 """What a trivial predictor would have lost, knowing only the outcomes that were known when the prediction was made."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from streamapp.core.events import Floats, Hashes, Ints, Names
+from streamapp.core.events import Floats
 from streamapp.core.losses import ANSWER, COLUMN, COLUMNS, HARD, LOG, SCORE, SOFT, TRUTH, fill, label_word
 from streamapp.core.losses import LOSSES as LOSSES_OF
+from streamapp.core.monitoring.asked import Answers, Asked, Piece, stretches
 from streamapp.core.monitoring.ids import Ids
 from streamapp.core.monitoring.judging import Classes
 from streamapp.core.monitoring.known import Known
@@ -95,26 +95,6 @@ def _is_number(label: Label) -> bool:
     return not isinstance(label, bool | str)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """Joined rows of one model in the order in which they were resolved; all columns have shape (n,)."""
-
-    time: Floats
-    """Log time of the prediction: what is asked is what was known before it."""
-    truth: Floats
-    """As in a block; nan where the outcome is not known to baselines."""
-    scored: Floats
-    """The same, but nan also where the row counts for no metric."""
-    known: Floats
-    """Log time of the outcome."""
-    ids: Hashes
-    series: Names
-    incumbent: Floats
-    """Configured loss of rows of the control group, nan in other rows."""
-    challenges: NDArray[np.bool_]
-    """Which rows ask for the incumbent's loss; the answer to the others is nan."""
-
-
 class Baselines:
     """All baselines of one model: they share what is known.
 
@@ -149,12 +129,12 @@ class Baselines:
         """
         result = np.empty((len(self._columns), len(asked.time)))
         for start, end in self._pieces(asked):
-            piece = _Piece(asked, start, end)
+            piece = Piece(asked, start, end)
             fresh = self._fresh(piece)
-            answers = _Answers(end - start, self._known.width)
+            answers = Answers(end - start, self._known.width)
             # What follows from answers is worked out for the whole piece: between rows that learn and rows that ask
             # there is no more than what depends on their order.
-            for first, last, late in _stretches(piece):
+            for first, last, late in stretches(piece):
                 if late:
                     self._look(piece, first, last, answers)
                 self._learn(piece, fresh, first, last)
@@ -208,7 +188,7 @@ class Baselines:
             yield start, end
             start = end
 
-    def _fresh(self, piece: "_Piece") -> NDArray[np.bool_]:
+    def _fresh(self, piece: Piece) -> NDArray[np.bool_]:
         """Return whose outcome becomes known: those that have one, each id once; shape (n,)."""
         fresh = np.logical_not(np.isnan(piece.truth))
         if np.logical_and.reduce(fresh):
@@ -216,7 +196,7 @@ class Baselines:
         fresh[fresh] = self._ids.add(piece.ids[fresh])
         return fresh
 
-    def _learn(self, piece: "_Piece", fresh: NDArray[np.bool_], start: int, end: int) -> None:
+    def _learn(self, piece: Piece, fresh: NDArray[np.bool_], start: int, end: int) -> None:
         """Make the outcomes of some rows known."""
         new, known, truth, ids = fresh[start:end], piece.known[start:end], piece.truth[start:end], piece.ids[start:end]
         if not np.logical_and.reduce(new):
@@ -232,7 +212,7 @@ class Baselines:
             if told.any():
                 self._incumbent.put(piece.known[start:end][told], piece.incumbent[start:end][told])
 
-    def _look(self, piece: "_Piece", start: int, end: int, answers: "_Answers") -> None:
+    def _look(self, piece: Piece, start: int, end: int, answers: Answers) -> None:
         """Note what some rows could know at this moment."""
         time = piece.time[start:end]
         place = self._known.find(time)
@@ -249,7 +229,7 @@ class Baselines:
             past = self._incumbent.sums(self._incumbent.find(piece.time[rows])).T
             answers.incumbent[rows] = _divide(past[1], past[0])
 
-    def _back(self, piece: "_Piece", start: int, end: int, answer: Floats, back: int) -> None:
+    def _back(self, piece: Piece, start: int, end: int, answer: Floats, back: int) -> None:
         """Put the past of its own series in the place of everybody's, in rows that have a series."""
         if piece.in_series is None:
             return
@@ -260,7 +240,7 @@ class Baselines:
             value = self._series.value(piece.words[series], time, back)
             answer[row] = np.nan if value is None else value
 
-    def _lose(self, piece: "_Piece", classes: Classes, answers: "_Answers", result: Floats) -> None:
+    def _lose(self, piece: Piece, classes: Classes, answers: Answers, result: Floats) -> None:
         """Work out what the baselines lost by their answers, shape (columns, n)."""
         truth, sums = piece.scored, answers.sums.T
         column = 0
@@ -292,81 +272,6 @@ class Baselines:
         if self._task == "binary" and not baseline.soft:
             return float(constant == self._settings.positive)
         return float(constant)
-
-
-class _Piece:
-    """Some of the rows that were asked about; all columns have shape (n,)."""
-
-    def __init__(self, asked: Asked, start: int, end: int) -> None:
-        self.time, self.known = asked.time[start:end], asked.known[start:end]
-        self.truth, self.scored = asked.truth[start:end], asked.scored[start:end]
-        self.ids, self.incumbent = asked.ids[start:end], asked.incumbent[start:end]
-        self.words, self.series = asked.series.words, asked.series.code[start:end]
-        in_series = self.series >= 0
-        self.in_series = in_series if self.words and in_series.any() else None
-        """Which rows have a series, None if none has."""
-        told = np.logical_not(np.isnan(self.incumbent))
-        self.told = told if told.any() else None
-        """Which rows tell what the incumbent lost, likewise."""
-        self._challengers = np.flatnonzero(asked.challenges[start:end])
-
-    def __len__(self) -> int:
-        return len(self.time)
-
-    def challengers(self, start: int, end: int) -> Ints:
-        """Return those of some rows that ask for the incumbent's loss."""
-        first, last = np.searchsorted(self._challengers, (start, end))
-        return self._challengers[first:last]
-
-
-class _Answers:
-    """What rows of a piece could know; nan where that was nothing.
-
-    Args:
-        n: Rows.
-        width: Sums of each.
-    """
-
-    def __init__(self, n: int, width: int) -> None:
-        self.sums: Floats = np.empty((n, width))
-        self.incumbent: Floats = np.full(n, np.nan)
-        self._columns: dict[int, Floats] = {}
-
-    def of(self, baseline: int) -> Floats:
-        """Return the column of a baseline by its place in the plan, shape (n,)."""
-        column = self._columns.get(baseline)
-        if column is None:
-            column = self._columns[baseline] = np.full(len(self.sums), np.nan)
-        return column
-
-
-def _stretches(piece: _Piece) -> Iterator[tuple[int, int, bool]]:
-    """Cut rows so that within a stretch no row knows itself or a later one, were all made known at once.
-
-    Yields start, end, and whether the one row must ask before it is made known, since it would know itself.
-    """
-    # What a row tells is known to nobody where it tells nothing.
-    silent = np.isnan(piece.truth) & np.isnan(piece.incumbent)
-    known = np.where(silent, np.inf, piece.known)
-    start, n = 0, len(piece)
-    if not np.logical_or.reduce(known < np.maximum.accumulate(piece.time)):
-        yield start, n, False
-        return
-    newest = -np.inf
-    """Of the log times of predictions in the stretch."""
-    for row, (told, asked) in enumerate(zip(known.tolist(), piece.time.tolist(), strict=True)):
-        if told < newest:
-            yield start, row, False
-            start, newest = row, -np.inf
-        if told < asked:
-            if start < row:
-                yield start, row, False
-            yield row, row + 1, True
-            start, newest = row + 1, -np.inf
-        elif asked > newest:
-            newest = asked
-    if start < n:
-        yield start, n, False
 
 
 def _divide(a: Floats, b: Floats) -> Floats:

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamapp.core import quantiles, scores
-from streamapp.core.baselines import Asked, Baselines
+from streamapp.core.baselines import Baselines
 from streamapp.core.events import Floats
 from streamapp.core.losses import ANSWER, HARD, TRUTH, fill
 from streamapp.core.monitoring import contest
+from streamapp.core.monitoring.asked import Asked
 from streamapp.core.monitoring.group import LOWEST_BIN, Group
 from streamapp.core.monitoring.judging import Classes
 from streamapp.core.monitoring.members import Members
