@@ -1,13 +1,20 @@
 """What is committed in the topics of a run."""
 
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaConnectionError
 
 from streamapp.stream.topics import Topics
 
+T = TypeVar("T")
+
+PATIENCE = 30.0
+"""Seconds within which the others answer where a broker was killed."""
 Key = tuple[str, int]
 """Topic, without prefix, and partition."""
 
@@ -34,11 +41,11 @@ class Log:
         self._parts = [
             TopicPartition(topics.full(name), number)
             for name in names
-            for number in sorted(self._consumer.partitions_for_topic(topics.full(name)) or ())
+            for number in sorted(_told(partial(self._consumer.partitions_for_topic, topics.full(name))) or ())
         ]
         self._consumer.assign(self._parts)
         if from_now:
-            for tp, end in self._consumer.end_offsets(self._parts).items():
+            for tp, end in _told(partial(self._consumer.end_offsets, self._parts)).items():
                 self._consumer.seek(tp, end)
         else:
             self._consumer.seek_to_beginning(*self._parts)
@@ -83,3 +90,15 @@ def committed(broker: str, topics: Topics, names: Iterable[str]) -> Log:
     log = Log(broker, topics, *names).whole()
     log.close()
     return log
+
+
+def _told(ask: Callable[[], T]) -> T:
+    """Return what brokers answer, from the next one where one was asked that had just been killed."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return ask()
+        except KafkaConnectionError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
