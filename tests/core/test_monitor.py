@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import islice
 
 import msgspec
 import numpy as np
@@ -11,6 +12,7 @@ from streamapp.core import quantiles
 from streamapp.core.events import Arrivals, GroupArrivals, Position, RetrainRequest, Signal, Tick, Verdict
 from streamapp.core.monitor import Monitor
 from streamapp.core.monitoring.clock import Clock
+from streamapp.core.monitoring.model import ModelMonitor
 from streamapp.core.settings import ModelSettings, RetrainSettings, Settings
 from streamapp.errors import CheckpointError
 from tests.core.rows import Row, batch, part
@@ -445,12 +447,21 @@ script = st.lists(
 )
 
 
+def message_of(step, rows):
+    """Return the message that a step of a script is, with the next of the rows."""
+    if step[0] == "rows":
+        return batch(list(islice(rows, step[1])), model=step[2])
+    if step[0] == "tick":
+        return Tick(partition=step[1], log_time=float(step[2]))
+    return arrivals({"a": step[1], "c~": 1}, [0.1 * step[1]], model=step[2])
+
+
 @settings(max_examples=60, deadline=None)
 @given(script, rows_of_a_run, st.integers(0, 99))
 def test_restarts_change_nothing_and_emit_nothing_twice(steps, parts, seed):
-    rows = expand(parts, 5000, seed)
+    rows = iter(expand(parts, 5000, seed))
     steady, shaken = Log(NERVOUS), Log(NERVOUS)
-    start, committed = 0, 0
+    committed = 0
     for step in [*steps, ("commit", 0), ("restart",)]:
         if step[0] == "commit":
             shaken.commit(step[1])
@@ -461,13 +472,7 @@ def test_restarts_change_nothing_and_emit_nothing_twice(steps, parts, seed):
             lost = shaken.outputs[committed:]
             assert shaken.restart() == lost
             continue
-        if step[0] == "rows":
-            message = batch(rows[start : start + step[1]], model=step[2])
-            start += step[1]
-        elif step[0] == "tick":
-            message = Tick(partition=step[1], log_time=float(step[2]))
-        else:
-            message = arrivals({"a": step[1], "c~": 1}, [0.1 * step[1]], model=step[2])
+        message = message_of(step, rows)
         steady.apply(message)
         shaken.apply(message)
     assert shaken.outputs == steady.outputs
@@ -479,9 +484,9 @@ def test_restarts_change_nothing_and_emit_nothing_twice(steps, parts, seed):
 @settings(max_examples=60, deadline=None)
 @given(script, rows_of_a_run, st.integers(0, 99), st.integers(0, 3), st.randoms(use_true_random=False))
 def test_messages_that_are_held_are_as_messages_applied_one_by_one(steps, parts, seed, most, draw):
-    rows = expand(parts, 5000, seed)
+    rows = iter(expand(parts, 5000, seed))
     applied, held = Log(NERVOUS), Log(NERVOUS)
-    start, said = 0, []
+    said = []
     for step in steps:
         if step[0] in ("commit", "restart"):
             # Somebody looks, some models are worked out, or all that follows is asked for.
@@ -490,13 +495,7 @@ def test_messages_that_are_held_are_as_messages_applied_one_by_one(steps, parts,
             if look is not None:
                 look()
             continue
-        if step[0] == "rows":
-            message = batch(rows[start : start + step[1]], model=step[2])
-            start += step[1]
-        elif step[0] == "tick":
-            message = Tick(partition=step[1], log_time=float(step[2]))
-        else:
-            message = arrivals({"a": step[1], "c~": 1}, [0.1 * step[1]], model=step[2])
+        message = message_of(step, rows)
         position = Position(3, 2 * len(applied.messages), float(len(applied.messages)))
         applied.apply(message)
         held.monitor.hold(message, position)
@@ -505,6 +504,25 @@ def test_messages_that_are_held_are_as_messages_applied_one_by_one(steps, parts,
     assert held.monitor.report() == applied.monitor.report()
     assert held.monitor.summary() == applied.monitor.summary()
     assert held.monitor.take(1 << 30) == applied.monitor.take(1 << 30)
+
+
+class Defective(ModelMonitor):
+    """Fails on what it holds, once, and has nothing left of it."""
+
+    def _look(self):
+        if self._held:
+            self._held = []
+            raise ZeroDivisionError("as a bug would")
+
+
+@pytest.mark.parametrize("look", [ModelMonitor.summary, lambda model: model.report(None)])
+def test_rows_that_failed_while_somebody_looked_are_not_left_out_but_fail_again(look):
+    model = Defective("m", ModelSettings())
+    for offset in (0, 2):  # the first rows of a group are not held
+        model.hold(batch(errors([False] * 3)), Position(3, offset, 0.0), 0.0)
+    for again in (look, look, ModelMonitor.release, ModelMonitor.take):
+        with pytest.raises(ZeroDivisionError):
+            again(model)
 
 
 def test_state_is_not_taken_while_what_follows_from_messages_has_not_been_asked_for():

@@ -1,6 +1,6 @@
 """One model: the one way in for its rows."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -88,6 +88,8 @@ class ModelMonitor:
         self._gone: set[str] = set()
         """Groups that were forgotten since then."""
         self._trimmed = False
+        self._failure: Exception | None = None
+        """What went wrong while something was worked out."""
         if settings.task is not None:
             self._begin(settings.task)
 
@@ -312,6 +314,23 @@ class ModelMonitor:
 
     def _run(self) -> None:
         """Look at what was held."""
+        self._wholly(self._look)
+
+    def _wholly(self, step: Callable[[], None]) -> None:
+        """Take a step; once one has failed, which leaves things half changed, every further one fails likewise.
+
+        What a message causes may show only when somebody looks, and whoever looks may be content with an error: but
+        nothing may be said or stored as if the message had not been there.
+        """
+        if self._failure is not None:
+            raise self._failure
+        try:
+            step()
+        except Exception as error:
+            self._failure = error
+            raise
+
+    def _look(self) -> None:
         held, self._held, self._rows = self._held, [], 0
         parts = [one.rows for one in held if one.rows is not None]
         if not parts:
@@ -361,7 +380,7 @@ class ModelMonitor:
         """Bring everything up to date."""
         if self._held:
             self._run()
-        self._books.settle()
+        self._wholly(self._books.settle)
 
     def _challenges(self, group: str) -> bool:
         return len(self.groups) > 1 and group != self.control
