@@ -53,11 +53,9 @@ def make_changelogs(broker: str, partitions: int, name: str) -> None:
     make_topics(broker, changelogs, replication=1)
 
 
-def create(broker: str, prefix: str, partitions: int, name: str, folder: str) -> faust.App:
-    """Return the app."""
-    topics = Topics(prefix)
-    board = Scoreboard()
-    app = faust.App(
+def bare_app(broker: str, partitions: int, name: str, folder: str, **options: Any) -> faust.App:
+    """Return an app without agents and tables, with further options of Faust's."""
+    return faust.App(
         name,
         broker=f"kafka://{broker}",
         datadir=folder,
@@ -67,7 +65,22 @@ def create(broker: str, prefix: str, partitions: int, name: str, folder: str) ->
         consumer_auto_offset_reset="earliest",
         cython_optimizations=True,
         web_enabled=False,
+        **options,
     )
+
+
+def work(app: faust.App) -> None:
+    """Run a worker until it is stopped."""
+    worker = faust.Worker(app, loglevel="WARNING", redirect_stdouts=False, quiet=True)
+    worker.spinner = None
+    worker.execute_from_commandline()
+
+
+def create(broker: str, prefix: str, partitions: int, name: str, folder: str) -> faust.App:
+    """Return the app."""
+    topics = Topics(prefix)
+    board = Scoreboard()
+    app = bare_app(broker, partitions, name, folder)
     predictions = app.topic(topics.predictions, key_type=bytes, value_type=Prediction, partitions=partitions)
     outcomes = app.topic(topics.outcomes, key_type=bytes, value_type=Outcome, partitions=partitions)
     waiting, unmatched = TABLES
@@ -106,10 +119,7 @@ def main() -> None:
     """Run a worker."""
     broker, prefix, partitions, name, folder = sys.argv[1:]
     make_changelogs(broker, int(partitions), name)
-    app = create(broker, prefix, int(partitions), name, folder)
-    worker = faust.Worker(app, loglevel="WARNING", redirect_stdouts=False, quiet=True)
-    worker.spinner = None
-    worker.execute_from_commandline()
+    work(create(broker, prefix, int(partitions), name, folder))
 
 
 if __name__ == "__main__":

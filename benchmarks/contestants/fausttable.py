@@ -14,7 +14,7 @@ import aiokafka
 import faust
 import msgspec
 
-from benchmarks.contestants.faust import Prediction
+from benchmarks.contestants.faust import Prediction, bare_app, work
 from benchmarks.recording import send
 from benchmarks.waiting import Waiting, pieces
 from streamapp.stream.topics import TopicPlan
@@ -56,18 +56,7 @@ async def _fill(broker: str, name: str, what: Waiting) -> None:
 
 def create(broker: str, partitions: int, name: str, folder: str, store: str) -> faust.App:
     """Return the app."""
-    app = faust.App(
-        name,
-        broker=f"kafka://{broker}",
-        datadir=folder,
-        store=store,
-        topic_partitions=partitions,
-        topic_replication_factor=1,
-        topic_disable_leader=True,
-        consumer_auto_offset_reset="earliest",
-        cython_optimizations=True,
-        web_enabled=False,
-    )
+    app = bare_app(broker, partitions, name, folder, store=store)
     source = app.topic(f"{name}-source", key_type=bytes, value_type=Prediction, partitions=partitions)
     pending = app.Table(TABLE, key_type=str, value_type=Prediction, partitions=partitions)
     assigned = [0.0, 0.0]
@@ -100,10 +89,7 @@ def create(broker: str, partitions: int, name: str, folder: str, store: str) -> 
 def main() -> None:
     """Run a worker."""
     broker, partitions, name, folder, store = sys.argv[1:]
-    app = create(broker, int(partitions), name, folder, store)
-    worker = faust.Worker(app, loglevel="WARNING", redirect_stdouts=False, quiet=True)
-    worker.spinner = None
-    worker.execute_from_commandline()
+    work(create(broker, int(partitions), name, folder, store))
 
 
 if __name__ == "__main__":

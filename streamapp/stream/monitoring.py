@@ -1,14 +1,14 @@
 """The monitor's task: ``scored`` in, signals and retrain requests out."""
 
-import asyncio
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from time import monotonic
+from itertools import takewhile
 
 from streamapp.core.events import Position, RetrainRequest, Signal
 from streamapp.core.monitor import Monitor
 from streamapp.core.report import ModelReport
 from streamapp.errors import DecodeError
+from streamapp.stream.breathing import breathing
 from streamapp.stream.cloudevents import cloud_event
 from streamapp.stream.codec import decode_scored
 from streamapp.stream.producer import Record
@@ -23,8 +23,6 @@ PIECE = 8
 """Messages applied between two looks at the clock."""
 LINGER = 64
 """Models whose messages may wait for the commit, which works out at once what follows from them."""
-BREATH = 0.005
-"""Seconds of work after which the loop's other work goes on."""
 
 
 class MonitorTask(Task):
@@ -67,26 +65,18 @@ class MonitorTask(Task):
         Raises:
             Misaligned: something is missing before it.
         """
-        began = monotonic()
-        for piece in _pieces(batch):
-            if self.parked is not None:
-                return
+        async for piece in breathing(takewhile(lambda _: self.parked is None, _pieces(batch))):
             await super().handle(piece)
-            if monotonic() - began > BREATH:
-                await asyncio.sleep(0)
-                began = monotonic()
-        await self._relieve(LINGER)
+        if self.parked is None:
+            await self._relieve(LINGER)
 
     async def prepare(self) -> None:
         """Work out what follows from what is held, model by model."""
         await self._relieve(0)
 
     async def _relieve(self, most: int) -> None:
-        began = monotonic()
-        for _ in self.monitor.relieve(most):
-            if monotonic() - began > BREATH:
-                await asyncio.sleep(0)
-                began = monotonic()
+        async for _ in breathing(self.monitor.relieve(most)):
+            pass
 
     def digest(self, batch: Batch) -> None:
         """Hand each message to the core, which leaves most of the work until the commit: by then there are more."""

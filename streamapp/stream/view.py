@@ -4,16 +4,16 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from math import inf
-from time import monotonic
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakSet
 
 from streamapp.core.joining.tally import OVERFLOWN
 from streamapp.core.report import ModelReport
 from streamapp.exposition import Exposition, Snapshot
+from streamapp.stream.breathing import breathing
 from streamapp.stream.joining import JoinerTask
 from streamapp.stream.learning import LearnerTask
 from streamapp.stream.monitoring import MonitorTask
@@ -32,10 +32,6 @@ PICTURE_WITHIN = 1.0
 """Seconds that a scrape waits for a new picture."""
 PICTURE_HOLDS = 0.1
 """Seconds within which scrapes are given the same one."""
-BREATH = 0.005
-"""Seconds of work on a picture after which the stream goes on."""
-
-_T = TypeVar("_T")
 
 
 class View:
@@ -162,16 +158,6 @@ def readiness(runtime: Runtime, before: Readiness) -> Readiness:
     if behind:
         return Readiness(ready=False, reason=f"no progress for {KEEPS_UP:g} s", details={"tasks": behind})
     return Readiness(ready=True, details={"tasks": sorted(map(str, runtime.tasks.values()))})
-
-
-async def breathing(items: Iterator[_T]) -> AsyncIterator[_T]:
-    """Yield items that are made one by one, and let the stream go on wherever making them has taken a while."""
-    began = monotonic()
-    for item in items:
-        yield item
-        if monotonic() - began > BREATH:
-            await asyncio.sleep(0)
-            began = monotonic()
 
 
 def model_reports(runtime: Runtime) -> Iterator[ModelReport]:

@@ -12,15 +12,14 @@ import pytest
 from faust.types import TP
 
 from streamapp.core.events import Position, Tick
+from streamapp.stream.breathing import BREATH, breathing
 from streamapp.stream.codec import encode_scored
 from streamapp.stream.transport import EndProof
 from streamapp.stream.view import (
-    BREATH,
     KEEPS_UP,
     PICTURE_HOLDS,
     SUMMARY_HOLDS,
     View,
-    breathing,
     model_reports,
     model_summaries,
     readiness,

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from streamapp.core.events import Position, Signal
+from streamapp.core.events import Position, Signal, SignalKind
 from streamapp.core.monitoring.findings import Complaint, Found
 from streamapp.core.monitoring.group import Group
 from streamapp.core.monitoring.naming import Naming
@@ -33,12 +33,12 @@ def _drift(finding: Finding, model: str, group: Group, position: Position, namin
     """Return a warning, and where the loss rose beyond doubt, that something must be done."""
     alarm = finding.alarm
     up = alarm.direction == "up"
-    kind = "drift" if up else "recovery"
+    kind: SignalKind = "drift" if up else "recovery"
     warning = Signal(
         id=naming.next(group.name, kind, finding.detector),
         model=model,
         group=group.name,
-        kind="drift" if up else "recovery",
+        kind=kind,
         severity="warn",
         detector=finding.detector,
         at=finding.at,
