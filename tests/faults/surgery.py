@@ -44,15 +44,30 @@ class Surgery:
         with self._admin() as admin:
             admin.delete_records({TopicPartition(topic, number): offset for number, offset in before.items()})
 
-    def held_back(self, name: str) -> bool:
-        """Return whether an open transaction holds readers of a topic back."""
-        ends = []
-        for level in ("read_committed", "read_uncommitted"):
-            consumer = KafkaConsumer(bootstrap_servers=self._broker, isolation_level=level, enable_auto_commit=False)
-            topic = self._topics.full(name)
-            ends.append(consumer.end_offsets([TopicPartition(topic, n) for n in consumer.partitions_for_topic(topic)]))
+    def held_back(self, name: str) -> dict[int, int]:
+        """Return, by partition, where a topic ends, if an open transaction keeps readers from getting there."""
+        ends, readable = (self._ends(name, level) for level in ("read_uncommitted", "read_committed"))
+        return {partition: end for partition, end in ends.items() if readable[partition] < end}
+
+    def readable(self, name: str, upto: Mapping[int, int]) -> bool:
+        """Return whether readers of what is committed get as far as ``upto``, by partition."""
+        ends = self._ends(name, "read_committed")
+        return all(ends[partition] >= end for partition, end in upto.items())
+
+    def _ends(self, name: str, level: str) -> dict[int, int]:
+        consumer = KafkaConsumer(bootstrap_servers=self._broker, isolation_level=level, enable_auto_commit=False)
+        topic = self._topics.full(name)
+        try:
+            ends = consumer.end_offsets([TopicPartition(topic, n) for n in consumer.partitions_for_topic(topic)])
+        finally:
             consumer.close()
-        return any(ends[0][tp] < end for tp, end in ends[1].items())
+        return {tp.partition: end for tp, end in ends.items()}
+
+    def in_sync(self, copies: int) -> bool:
+        """Return whether each partition of every topic, also of Kafka's own, has all its copies."""
+        with self._admin() as admin:
+            topics = admin.describe_topics()
+        return all(len(partition["isr_nodes"]) >= copies for topic in topics for partition in topic["partitions"])
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete topics, and wait until they are gone."""

@@ -56,7 +56,7 @@ def one_of_three_brokers_killed(run: Run) -> None:
     """One of three brokers is killed, and comes back; then another."""
     workers = [run.start(supervised=True) for _ in range(2)]
     run.until_ready(*workers)
-    run.produce(3 * PAIRS, RATE)
+    run.produce(12 * PAIRS, RATE)  # for as long as all of it may take: two elections, two returns
     run.until_rows()
     for node in run.draw.sample(run.cluster.nodes, 2):
         run.wait(0.0, 2.0)
@@ -67,8 +67,8 @@ def one_of_three_brokers_killed(run: Run) -> None:
         run.wait(2.0, 6.0)
         node.start()
         run.say(f"broker {node.number} is back")
-        run.until_rows()
-        run.wait(6.0, 8.0)  # copies are complete again, or the next kill leaves fewer than two of them
+        # Or the next kill leaves fewer than two copies of something.
+        run.until(lambda: run.surgery.in_sync(len(run.cluster.nodes)), "copies are complete again", 120)
 
 
 def slow_link(run: Run) -> None:
