@@ -228,9 +228,9 @@ def _published(
 
 
 def position(records: Sequence[Any], topics: Topics) -> int:
-    """Return the position in ``scored`` that the newest of a monitor's checkpoints says, 0 without one."""
+    """Return the position in ``scored`` that the newest of a monitor's checkpoints says, 0 while none was read."""
     entries = newest(records)
-    return _position(entries, topics) if entries else 0
+    return _position(entries, topics) if b"input" in entries else 0
 
 
 def _position(entries: Mapping[bytes, bytes], topics: Topics) -> int:
