@@ -32,6 +32,7 @@ from streamapp.families import (
     Labels,
     Vocabulary,
 )
+from streamapp.pace import Pace, Paced
 
 __all__ = ["CAP", "DELAY_BOUNDS", "LATENCY_BOUNDS", "MOST_NEWS", "OTHER", "Exposition", "Snapshot"]
 
@@ -127,22 +128,28 @@ class Exposition(Collector):
         self._hear(partial(self._forget, tuple(names)))
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every family, with or without samples, in the order of the catalogue."""
+        """Yield every family, with or without samples, in the order of the catalogue, at a pace others can bear."""
         if self._renew is not None:
             self._renew()
+        pace = Pace()
         with self._lock:
             self._work_off()
             snapshot = self._snapshot
-            self._count(snapshot.models)
+            for model in snapshot.models:
+                self._count((model,))
+                pace.step()
             values = dict(self._totals)
         values.update(_process_counters(snapshot))
-        families = Families(self._labels)
+        families = Families(self._labels, pace)
         families.counters(values)
         _process_gauges(families, snapshot)
         for model in snapshot.models:
             _model_gauges(families, model, self._settings)
+            pace.step()
         families.overflow(snapshot.events)
-        yield from families
+        for metric in families:
+            metric.samples = Paced(metric.samples, pace)  # they become text elsewhere
+            yield metric
 
     def _hear(self, news: Callable[[], None]) -> None:
         self._news.append(news)

@@ -14,6 +14,7 @@ from prometheus_client.core import (
 
 from streamapp.catalogue import FAMILIES, Family
 from streamapp.core.joining.tally import OVERFLOWN
+from streamapp.pace import Pace
 
 OTHER = "other"
 """What label values become beyond the cap."""
@@ -66,10 +67,16 @@ class Vocabulary:
 
 
 class Families:
-    """The families of one scrape."""
+    """The families of one scrape.
 
-    def __init__(self, labels: Vocabulary) -> None:
+    Args:
+        labels: Their values so far.
+        pace: At which large ones are made.
+    """
+
+    def __init__(self, labels: Vocabulary, pace: Pace) -> None:
         self._labels = labels
+        self._pace = pace
         # The libraries' families agree on everything but the arguments of add_metric.
         self._metrics: dict[str, Any] = {family.name: _metric(family) for family in FAMILIES}
         self._seen: set[tuple[str, Labels]] = set()
@@ -92,7 +99,9 @@ class Families:
         for (name, labels, part), value in values.items():
             parts = merged.setdefault((name, self._capped(_FAMILY[name], labels)), {})
             parts[part] = parts.get(part, 0.0) + value
+            self._pace.step()
         for (name, labels), parts in merged.items():
+            self._pace.step()
             metric = self._metrics[name]
             if isinstance(metric, HistogramMetricFamily):
                 bounds = BOUNDS[name]

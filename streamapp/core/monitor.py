@@ -17,7 +17,7 @@ from streamapp.errors import CheckpointError
 
 VERSION: Final = 1
 """Format of the checkpoint."""
-BUDGET: Final = 1 << 20
+BUDGET: Final = 1 << 18
 """Bytes per :meth:`Monitor.take` after which models that caused no output wait for the next one."""
 ENTRY_MAX: Final = 400_000
 """Bytes of one checkpoint entry; a larger value is spread over several."""

@@ -5,6 +5,7 @@ the failure, and is thrown away.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -145,7 +146,8 @@ class Search:
                 records = [piece.record for piece in pieces if piece.tp == tp and piece.record.offset >= start]
                 records.sort(key=lambda record: record.offset)
                 task.apply(Batch(tp=tp, start=start, end=max(start, end), records=Records.of(records)))
-            task.outcome()
+            outputs, _ = task.outcome()
+            deque(outputs, maxlen=0)
         except Exception:
             return False
         return True

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,9 @@ from faust.types import TP
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from streamapp.core.events import Arrivals, GroupArrivals, Tick
+from streamapp.core.events import Arrivals, GroupArrivals, ScoredBatch, Tick
 from streamapp.core.hashing import partitions as partitions_of
-from streamapp.core.join import InputBatch, Joiner
+from streamapp.core.join import InputBatch, Joiner, JoinOutput
 from streamapp.errors import CheckpointError
 from streamapp.stream.codec import decode_outcomes, decode_predictions, encode_scored, split
 from streamapp.stream.dead_letters import dead_letters
@@ -197,27 +198,26 @@ class JoinerTask(Task):
         """Whether so much waits for a commit that it should not be put off."""
         return self.waiting >= MANY_ROWS or 2 * self._bytes >= FULL_BYTES
 
-    def outcome(self) -> tuple[list[Record], Mapping[bytes, bytes | None]]:
+    def outcome(self) -> tuple[Iterator[Record], Mapping[bytes, bytes | None]]:
         """Return scored messages, dead letters and ticks, and the joiner's changed state."""
-        topics, config = self.around.topics, self.around.config
         output = self.joiner.take()
         self._bytes = 0
-        records = []
-        messages: list[Any] = [part for arrivals in output.arrivals for part in split_arrivals(arrivals)]
-        for batch in output.rows:
-            messages.extend(split(batch, MESSAGE_BYTES))
-        keys = [message.model.encode() for message in messages]
-        for message, key, partition in zip(messages, keys, partitions_of(keys, config.scored_partitions), strict=True):
-            value = encode_scored(message)
-            records.append(Record(topic=topics.scored, partition=int(partition), key=key, value=value))
-        # What was quarantined lies on dead-letters already: whoever did that put it there.
-        records.extend(dead_letters(topics, (each for each in output.dead_letters if each.reason != QUARANTINED)))
         for status_key, count in output.counts.items():
             self.counters.add("events", status_key, count)
         for reason_key, count in output.rejected.items():
             self.counters.add("rejected", reason_key, count)
-        records.extend(self._ticks())
-        return records, output.state
+        # What was quarantined lies on dead-letters already: whoever did that put it there.
+        letters = (each for each in output.dead_letters if each.reason != QUARANTINED)
+        return chain(self._scored(output), dead_letters(self.around.topics, letters), self._ticks()), output.state
+
+    def _scored(self, output: JoinOutput) -> Iterator[Record]:
+        """Yield what the joiner says of models, a message at a time: to encode all of them takes a while."""
+        topic, count = self.around.topics.scored, self.around.config.scored_partitions
+        said: list[Arrivals | ScoredBatch] = [*output.arrivals, *output.rows]
+        keys = [each.model.encode() for each in said]
+        for each, key, partition in zip(said, keys, partitions_of(keys, count).tolist(), strict=True):
+            for message in split_arrivals(each) if isinstance(each, Arrivals) else split(each, MESSAGE_BYTES):
+                yield Record(topic=topic, partition=partition, key=key, value=encode_scored(message))
 
     def _ticks(self) -> list[Record]:
         """Return a word on our progress to every monitor, about once a second."""

@@ -19,6 +19,7 @@ from streamapp.artifacts import ArtifactStore
 from streamapp.config import ProcessConfig, Role
 from streamapp.core.settings import Settings
 from streamapp.errors import CheckpointError, ConfigError
+from streamapp.stream.breathing import breathing
 from streamapp.stream.deadline import within
 from streamapp.stream.failures import Failures
 from streamapp.stream.joining import JoinerTask
@@ -386,7 +387,7 @@ class Runtime:
                     return
                 if not task.wants_commit:
                     return
-                records = task.take()
+                records = [record async for record in breathing(task.take())]
             task.acknowledged(await task.producer.commit(records))
 
     def lag(self, task: Task) -> dict[TP, int]:

@@ -6,8 +6,9 @@ A task is driven by the runtime: ``open`` takes it over and restores it, ``handl
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from time import monotonic
 from typing import Any
 
@@ -249,8 +250,11 @@ class Task(ABC):
     async def prepare(self) -> None:
         """Do beforehand what :meth:`take` would do at once, and let the loop's other work go on meanwhile."""
 
-    def take(self) -> list[Record]:
-        """Return all that is to be committed now: outputs, changed state, positions."""
+    def take(self) -> Iterator[Record]:
+        """Return all that is to be committed now: outputs, changed state, positions.
+
+        What that is, is fixed with the call; what is applied while the records are being made is of the next one.
+        """
         outputs, entries = self.outcome()
         self._dirty = False
         self.waiting = 0
@@ -258,15 +262,15 @@ class Task(ABC):
         failure = self.checkpoint.failure
         if failure is not None and marks[TP(failure.topic, self.partition)].position >= failure.end:
             self.checkpoint.failure = None
-        return outputs + self.checkpoint.records(entries, marks)
+        return chain(outputs, self.checkpoint.records(entries, marks))
 
     def stored_marks(self) -> Mapping[TP, InputMark]:
         """Return what the checkpoint is to say of the inputs."""
         return self.marks
 
     @abstractmethod
-    def outcome(self) -> tuple[list[Record], Mapping[bytes, bytes | None]]:
-        """Return outputs and changed checkpoint entries since the last call."""
+    def outcome(self) -> tuple[Iterable[Record], Mapping[bytes, bytes | None]]:
+        """Return outputs, to be gone through once, and changed checkpoint entries since the last call."""
 
     def acknowledged(self, answer: Acknowledged) -> None:
         """Hear that what was last taken is committed."""

@@ -318,7 +318,7 @@ class Bench:
 
 async def commit(task: Task) -> list[Record]:
     """Commit what a task has, and return it."""
-    records = task.take()
+    records = list(task.take())
     task.acknowledged(await task.producer.commit(records))
     return records
 

@@ -381,7 +381,7 @@ def test_a_parent_that_is_gone_or_another_stops_the_job_without_an_answer(bench:
         await read(bench, task)
         await finished(task)
         assert task.failure is error
-        assert updates(task.take()) == []
+        assert updates(list(task.take())) == []
         assert task.stored_marks()[RETRAIN].position == 1
         await task.close()
 

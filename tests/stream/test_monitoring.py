@@ -186,7 +186,7 @@ def test_models_that_did_not_fit_into_a_commit_are_brought_up_to_date_from_the_l
         await through(bench, after, 2 * len(models))
         assert after.monitor.summary() == before.monitor.summary()
         assert after.monitor.report() == before.monitor.report()
-        for _ in range(4):
+        for _ in range(len(models)):  # each commit has room for one at least
             await commit(after)
         assert (await opened(bench)).position(SCORED) == 2 * len(models)
 

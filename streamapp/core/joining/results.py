@@ -177,9 +177,13 @@ class _Columns:
         )
 
 
+_STRING = int(Kind.STRING)
+"""Looking up a member of an enumeration costs as much as comparing a column."""
+
+
 def _values(kind: Bytes, number: Floats, labels: Words) -> Values:
     """Return a column of labels with the words that it has."""
-    words = kind == Kind.STRING
+    words = kind == _STRING
     if not words.any():
         return Values(kind=kind, number=number)
     names = labels.names(np.where(words, number, -1).astype(np.int32))

@@ -6,6 +6,8 @@ import numpy as np
 
 from streamapp.core.events import Codes, Ints, Names
 
+FEW = 64
+"""Rows up to which going through them costs less than a dozen calls of numpy."""
 MANY = 4096
 """Words from which on looking at each of them costs more than sorting the rows."""
 
@@ -66,8 +68,14 @@ def firsts(codes: Codes | Ints, size: int) -> tuple[Ints, Codes]:
         size: How many codes there are.
     """
     n = len(codes)
-    if not n or (codes[0] == codes[-1] and codes.min() == codes.max()):
-        alone = n and codes[0] >= 0
+    if n <= FEW:
+        listed = codes.tolist()
+        numbers = {code: number for number, code in enumerate(code for code in dict.fromkeys(listed) if code >= 0)}
+        own = np.fromiter(numbers, dtype=np.int64, count=len(numbers))
+        numbers[-1] = -1
+        return own, np.array([numbers[code] for code in listed], dtype=np.int32)
+    if codes[0] == codes[-1] and codes.min() == codes.max():
+        alone = codes[0] >= 0
         found: Ints = codes[: 1 if alone else 0].astype(np.int64)
         return found, np.full(n, 0 if alone else -1, dtype=np.int32)
     if size > max(n, MANY):
