@@ -82,7 +82,7 @@ def run_case(arena: Arena, case: Case) -> Run:
 
 def _run(arena: Arena, case: Case, recording: Recording, release: Callable[[], None] | None) -> Run:
     # Where predictions never get an outcome, they come first: these are past when a third of the pairs is done.
-    warm_up = 0.3 if case.shape.pending else 0.1
+    warm_up = 0.3 if case.shape.pending else 0.0
     with arena.stage(recording, scored_partitions=case.scored_partitions) as stage:
         many = case.shape.models > UNNAMED
         contestant = streamapp(stage, workers=case.workers, environ=_named(stage, case.shape) if many else {})

@@ -1,4 +1,8 @@
-"""One run: from the warm-up's end to the last pair, and whether the contestant found what there was to find."""
+"""One run: from when a contestant begins to work to the last pair, and whether it found what there was to find.
+
+A contestant that works in stages has done much before it counts its first pair. So what it does counts from the moment
+at which it was last idle, with everything loaded and connected: a warm-up by pairs would give it that work for nothing.
+"""
 
 import time
 from collections.abc import Callable
@@ -28,7 +32,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """What happened after the warm-up."""
+    """What happened once it had begun."""
 
     pairs: float
     seconds: float
@@ -38,7 +42,7 @@ class Run:
     recorded: int
     """Pairs in the input."""
     warm: bool
-    """False: the input was too small to tell a warm-up, so all is in, the start of the process too."""
+    """False: it was never seen before its first pair, so all is in, the start of the process too."""
 
     @property
     def per_second(self) -> float:
@@ -56,7 +60,7 @@ def measure(
     recording: Recording,
     results: Callable[[Contestant], dict[Key, Score]],
     *,
-    warm_up: float = 0.1,
+    warm_up: float = 0.0,
     at_warm: Callable[[], None] = lambda: None,
     at_end: Callable[[], None] = lambda: None,
 ) -> Run:
@@ -68,8 +72,8 @@ def measure(
         contestant: Just started; it is the caller's to end.
         recording: What it reads.
         results: How it says what it found.
-        warm_up: Share of the pairs that is done before measuring begins.
-        at_warm: Called when measuring begins.
+        warm_up: Share of the pairs that is done before measuring begins; 0: it begins with the work.
+        at_warm: Called when measuring may begin; what counts is the last time.
         at_end: Called when the last pair is counted.
 
     Raises:
@@ -78,13 +82,19 @@ def measure(
         RuntimeError: It ended.
     """
     pairs = recording.shape.pairs
-    start = first = last = Sample(time.monotonic(), 0.0, 0.0, 0.0)
+    start = first = last = before = Sample(time.monotonic(), 0.0, 0.0, 0.0)
     watch = _Watch(contestant)
     while last.pairs < pairs:
         sample = contestant.sample()
         took = time.monotonic() - sample.at
+        if not warm_up and not sample.pairs and contestant.answers():
+            idle = sample.cpu_before - before.cpu_after < IDLE * (sample.at - before.at)
+            if first is start or idle:
+                first = sample
+                at_warm()
+        before = sample
         if sample.pairs > last.pairs:
-            if first is start and warm_up * pairs <= sample.pairs < pairs:
+            if first is start and warm_up and warm_up * pairs <= sample.pairs < pairs:
                 first = sample
                 at_warm()
             last = sample
@@ -92,7 +102,7 @@ def measure(
             done = f"{last.pairs:.0f} of {pairs}"
             raise Refused(f"no further pair for {STANDSTILL:g} s after {done}: {contestant.tail()}")
         if last.pairs < pairs:
-            watch.wait(POLL if first is start else max(POLL, took / LOOKING), took)
+            watch.wait(max(POLL, took / LOOKING) if sample.pairs else POLL, took)
     at_end()
     run = Run(
         pairs=last.pairs - first.pairs,

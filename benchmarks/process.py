@@ -140,6 +140,10 @@ class Contestant:
         """Return the CPU seconds they have used."""
         return sum(process.cpu() for process in self.processes)
 
+    def answers(self) -> bool:
+        """Return whether all of them have got as far as to show how many pairs they have done."""
+        return all(process.get("/metrics") is not None for process in self.processes)
+
     def sample(self) -> Sample:
         """Return where it stands."""
         at, before = time.monotonic(), self.cpu()

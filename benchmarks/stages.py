@@ -71,19 +71,18 @@ def _clocked(stage: Stage, recording: Recording) -> tuple[Run, dict[str, float],
     """Return a run, CPU microseconds a pair by stage, and how often a stage is entered a pair."""
     path = stage.folder / "stages.json"
     contestant = streamapp(stage, module="benchmarks.staged", environ={staged.OUTPUT: str(path)})
-    looks: list[dict[str, Any]] = []
+    looks = [_NOTHING, _NOTHING]
     try:
         run = measure(
             contestant,
             recording,
             streamapp_results,
-            at_warm=lambda: looks.append(_look(contestant, path)),
-            at_end=lambda: looks.append(_look(contestant, path)),
+            at_warm=lambda: looks.__setitem__(0, _look(contestant, path)),
+            at_end=lambda: looks.__setitem__(1, _look(contestant, path)),
         )
     finally:
         contestant.close()
-    # An input too small to tell a warm-up is measured from the start of the process.
-    first, last = looks if run.warm else (_NOTHING, looks[-1])
+    first, last = looks
     spent = {name: last["stages"][name] - first["stages"][name] for name in staged.STAGES}
     _share_fetching(spent, scored=last["scored_bytes"] - first["scored_bytes"], read=recording.bytes * _part(run))
     spent["other"] = last["cpu_seconds"] - first["cpu_seconds"] - sum(spent[name] for name in staged.STAGES[:-1])
@@ -92,7 +91,7 @@ def _clocked(stage: Stage, recording: Recording) -> tuple[Run, dict[str, float],
 
 
 def _part(run: Run) -> float:
-    """Return which part of the recording lies behind the warm-up."""
+    """Return which part of the recording was measured."""
     return run.pairs / run.recorded
 
 
