@@ -15,7 +15,7 @@ from faust.types import TP
 from msgspec import Struct
 
 from streamapp.artifacts import ArtifactStore
-from streamapp.core.events import Artifact, ModelUpdate, RetrainRequest, ScoredBatch, UpdateMetrics
+from streamapp.core.events import Artifact, ModelUpdate, RetrainRequest, Scored, ScoredBatch, UpdateMetrics
 from streamapp.core.learner import Learner, LearnResult, seed_of
 from streamapp.errors import CheckpointError, DecodeError
 from streamapp.stream.checkpoint import InputMark
@@ -196,18 +196,16 @@ class LearnerTask(Task):
     async def _feed(self, learner: Learner, request: RetrainRequest) -> float:
         """Give the learner its rows until it is done; return the log time at which it was."""
         topic, partition = self.around.topics.scored, request.scored.partition
-        at = request.at
+        key, at = request.model.encode(), request.at
         async with self.around.reader(self.around.config) as reader:
             # What retention has removed cannot be learned any more.
             start = max(request.scored.from_, await reader.beginning(topic, partition))
             async for records in _readable(reader, topic, partition, start):
                 for record in records:
                     at = float(record.timestamp) / 1000
-                    try:
-                        message = decode_scored(record.value if record.value is not None else b"")
-                    except DecodeError:
-                        continue  # the monitor keeps it as a dead letter
-                    if isinstance(message, ScoredBatch) and message.model == request.model:
+                    # What other models did is most of what is read, and decoding it would be most of the work.
+                    message = _decoded(record) if record.key == key else None
+                    if isinstance(message, ScoredBatch):
                         # River's learning is slow beside everything else here: off the loop.
                         await asyncio.to_thread(learner.feed, message, record.offset)
                         self.last_learned[request.model] = at
@@ -276,6 +274,14 @@ class LearnerTask(Task):
             job.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
         await super().close()
+
+
+def _decoded(record: Any) -> Scored | None:
+    """Return the message in a record of ``scored``, None where it cannot be read: the monitor keeps those."""
+    try:
+        return decode_scored(record.value if record.value is not None else b"")
+    except DecodeError:
+        return None
 
 
 async def _readable(reader: Reader, topic: str, partition: int, start: int) -> AsyncIterator[list[Any]]:

@@ -25,7 +25,8 @@ from streamapp.core.events import (
 from streamapp.core.learning.learned import LearnedModel
 from streamapp.core.settings import LearnerSettings, ModelSettings, Settings
 from streamapp.errors import CheckpointError
-from streamapp.stream.codec import encode_event, encode_scored
+from streamapp.stream import learning
+from streamapp.stream.codec import decode_scored, encode_event, encode_scored
 from streamapp.stream.learning import LearnerTask
 from streamapp.stream.producer import Record
 from tests.core.rows import Row, batch
@@ -338,6 +339,29 @@ def test_a_store_that_cannot_be_reached_is_tried_again_and_the_request_is_answer
         await task.close()
 
     run(work())
+
+
+def test_what_other_models_did_is_passed_over_without_a_look_at_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def looked_at(data: bytes) -> Any:
+        seen.append(getattr(decode_scored(data), "model", None))
+        return decode_scored(data)
+
+    monkeypatch.setattr(learning, "decode_scored", looked_at)
+    for _ in range(10):
+        teach(bench, 1)
+        teach(bench, 3, model="churn")
+    ask(bench, "one")
+
+    async def work() -> list[ModelUpdate]:
+        task = await opened(bench)
+        return await answers(bench, task)
+
+    assert [update.request for update in run(work())] == ["one"]
+    assert set(seen) == {"fraud"}
 
 
 def unreadable(cause: Exception | None) -> CheckpointError:
