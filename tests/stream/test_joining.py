@@ -282,6 +282,31 @@ def test_time_passes_also_where_commits_come_faster_than_fetches_are_answered(be
     run(work())
 
 
+def test_what_is_applied_while_records_are_being_made_belongs_to_the_next_commit(tmp_path: Path) -> None:
+    def told(*, at_once: bool) -> list[list[Record]]:
+        bench = Bench(tmp_path, settings=SHORT)
+        predict(bench.broker, *range(40))
+        observe(bench.broker, *((number, number + 1.0) for number in range(20)))
+
+        async def work() -> list[list[Record]]:
+            task = await opened(bench)
+            await task.handle(bench.broker.batch(P, 0, 20))
+            await task.handle(bench.broker.batch(O, 0, 10))
+            first = task.take()
+            if at_once:
+                first = iter(list(first))
+            await task.handle(bench.broker.batch(P, 20))
+            await task.handle(bench.broker.batch(O, 10))
+            return [list(first), list(task.take())]
+
+        return run(work())
+
+    first, then = told(at_once=False)
+    assert [first, then] == told(at_once=True)
+    assert any(record.topic == "t.scored" for record in first)
+    assert any(record.topic == "t.scored" for record in then)
+
+
 def test_ticks_come_about_once_a_second_also_when_idle_and_go_to_every_monitor(bench: Bench) -> None:
     bench.options = {"scored_partitions": 3}
 
