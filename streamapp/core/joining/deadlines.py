@@ -5,7 +5,7 @@ from math import inf
 
 import numpy as np
 
-from streamapp.core.events import Floats, Ints
+from streamapp.core.events import Codes, Floats, Ints
 from streamapp.core.joining.groups import Groups
 from streamapp.core.joining.table import WAITS, Rows, Table
 
@@ -33,7 +33,7 @@ class Deadlines:
         self._table = table
         self.soonest = inf
         """No deadline is below this."""
-        self._days: dict[int, list[Ints]] = {}
+        self._days: dict[int, list[Codes]] = {}
         self._calendar: list[int] = []
         """Heap of the days that have a page."""
         self._open: Ints = np.empty(0, np.int64)
@@ -48,17 +48,18 @@ class Deadlines:
             return
         days = due.astype(np.int64)
         first = int(days.min())
-        self.size += len(places)
+        kept = places.astype(np.int32)
+        self.size += len(kept)
         self.soonest = min(self.soonest, float(first))
         if first == days.max():
-            self._page(first).append(places)
+            self._page(first).append(kept)
             return
         days -= first
         order = np.argsort(days.astype(np.uint16) if days.max() < 1 << 16 else days, kind="stable")
-        days, places = days[order], places[order]
+        days, kept = days[order], kept[order]
         starts = np.flatnonzero(np.diff(days, prepend=-1))
         for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(days)], strict=True):
-            self._page(first + int(days[start])).append(places[start:end])
+            self._page(first + int(days[start])).append(kept[start:end])
 
     def due(self, clock: float, groups: Groups) -> tuple[Ints, Floats]:
         """Remove and return what waits with a deadline below *clock*, soonest first: rows and deadlines."""
@@ -92,7 +93,7 @@ class Deadlines:
         waiting = places[self._table.rows["state"][places] == WAITS]
         self.add(waiting, deadlines(self._table.take(waiting), groups))
 
-    def _page(self, day: int) -> list[Ints]:
+    def _page(self, day: int) -> list[Codes]:
         page = self._days.get(day)
         if page is None:
             page = self._days[day] = []
@@ -101,14 +102,15 @@ class Deadlines:
 
     def _lay_open(self, clock: float, groups: Groups) -> None:
         """Lay open every page that may hold deadlines below *clock*; take what was resolved off the open ones."""
-        parts, end = [self._open], -inf
+        parts: list[Ints | Codes] = [self._open]
+        end = -inf
         if len(self._open):
             end = float(int(self._open_deadlines[-1])) + 1.0
         while self._calendar and self._calendar[0] < clock:
             day = heappop(self._calendar)
             parts += self._days.pop(day)
             end = max(end, day + 1.0)
-        places = np.concatenate(parts)
+        places: Ints = np.concatenate(parts, dtype=np.int64)
         before = len(places)
         places = places[self._table.rows["state"][places] == WAITS]
         due = deadlines(self._table.take(places), groups)

@@ -103,7 +103,7 @@ class State:
         found = self.groups.settings[rows["group"]]
         horizon = moment + found["remember"]
         features = table.features[places].tolist()
-        tables = table.scores[places].tolist() if table.has_scores else None
+        tables = None if table.scores is None else table.scores[places].tolist()
         if tables is not None and tables.count(None) == len(tables):
             tables = None
         ends = Ends(

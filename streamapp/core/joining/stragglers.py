@@ -181,7 +181,7 @@ def _stragglers(state: State, places: Ints) -> list[Straggler]:
                 version=words.version[row["version"]],
                 series=words.series[row["series"]],
                 unit=words.unit[row["unit"]],
-                table=table.scores[place],
+                table=None if table.scores is None else table.scores[place],
                 features=table.features[place],
             )
         )

@@ -87,15 +87,13 @@ class Table:
         """prediction_id by row; None where only its hash is known."""
         self.features: NDArray[np.object_] = np.empty(FIRST, np.object_)
         """JSON as bytes, of what waits."""
-        self.scores: NDArray[np.object_] = np.empty(FIRST, np.object_)
-        """Probabilities by class or None, of what waits."""
+        self.scores: NDArray[np.object_] | None = None
+        """Probabilities by class or None, of what waits; no column before any prediction gave them."""
         self.by_id: dict[str, int] = {}
         """First row of each id."""
         self.live = 0
         """Rows in use."""
-        self.has_scores = False
-        """Whether any prediction ever gave probabilities by class."""
-        self._marks: Ints = np.empty(FIRST, np.int64)
+        self._marks: NDArray[np.int32] = np.empty(FIRST, np.int32)
         """Room for :meth:`distinct`."""
         self._free: list[Ints] = []
         self._end = 0
@@ -132,7 +130,8 @@ class Table:
         self.ids[places] = ids
         self.features[places] = features
         if scores is not None:
-            self.has_scores = True
+            if self.scores is None:
+                self.scores = np.empty(len(self.rows), np.object_)
             self.scores[places] = _objects(scores)
         return places
 
@@ -161,7 +160,7 @@ class Table:
 
     def distinct(self, places: Ints) -> bool:
         """Return whether no row comes twice among some; -1 may."""
-        numbers = np.arange(len(places))
+        numbers = np.arange(len(places), dtype=np.int32)
         self._marks[places] = numbers
         return bool(((self._marks[places] == numbers) | (places < 0)).all())
 
@@ -169,7 +168,7 @@ class Table:
         """Let rows, of dtype :data:`RESOLVED`, stand where predictions were that waited."""
         self.rows.view(_WHOLE)[places] = rows.view(_WHOLE)
         self.features[places] = None
-        if self.has_scores:
+        if self.scores is not None:
             self.scores[places] = None
 
     def free(self, places: Ints) -> None:
@@ -213,8 +212,8 @@ class Table:
         rows = np.zeros(size, PENDING)
         rows.view(_WHOLE)[: len(self.rows)] = self.rows.view(_WHOLE)
         self.rows, self.resolved = rows, rows.view(RESOLVED)
-        self._marks = np.empty(size, np.int64)
-        for column in (self.ids, self.features, self.scores):
+        self._marks = np.empty(size, np.int32)
+        for column in (self.ids, self.features) if self.scores is None else (self.ids, self.features, self.scores):
             # Where they are, they grow in place: a copy would touch every object. Nobody keeps a view of them.
             before = len(column)
             column.resize(size, refcheck=False)
