@@ -14,18 +14,33 @@ from streamapp.core.events import Hashes, Ints
 
 _Words = NDArray[np.uint32] | NDArray[np.uint64]
 
+_WIDEST = 8
+"""Bytes of the larger kind of word."""
 _SEED_32 = np.uint32(0x9747B28C)
 _M_32 = np.uint32(0x5BD1E995)
 _M_64 = np.uint64(0xC6A4A7935BD1E995)
 
 
-def partitions(keys: Sequence[bytes], count: int) -> Ints:
+class Keys:
+    """Keys in one piece, for whoever hashes them more than once.
+
+    Args:
+        keys: In order.
+    """
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        self.sizes = list(map(len, keys))
+        self.data = b"".join(keys) + bytes(_WIDEST)
+        """All of them, and enough behind the last one to take a word from there."""
+
+
+def partitions(keys: Sequence[bytes] | Keys, count: int) -> Ints:
     """Return the partition of each key under Kafka's default partitioner, for a topic of *count* partitions."""
     return (murmur2(keys) & np.uint32(0x7FFFFFFF)).astype(np.int64) % count
 
 
-def murmur2(keys: Sequence[bytes]) -> NDArray[np.uint32]:
-    """Return Kafka's murmur2 of each key, shape (len(keys),), in the order of the keys."""
+def murmur2(keys: Sequence[bytes] | Keys) -> NDArray[np.uint32]:
+    """Return Kafka's murmur2 of each of n keys, shape (n,), in their order."""
     table = _Table(keys, 4)
     h = _SEED_32 ^ table.lengths.astype(np.uint32)
     for n, k in table.words():
@@ -41,8 +56,8 @@ def murmur2(keys: Sequence[bytes]) -> NDArray[np.uint32]:
     return h[table.back]
 
 
-def hash64(keys: Sequence[bytes]) -> Hashes:
-    """Return MurmurHash64A (seed 0) of each key, shape (len(keys),), in the order of the keys."""
+def hash64(keys: Sequence[bytes] | Keys) -> Hashes:
+    """Return MurmurHash64A (seed 0) of each of n keys, shape (n,), in their order."""
     table = _Table(keys, 8)
     h = table.lengths.astype(np.uint64) * _M_64
     for n, k in table.words():
@@ -61,9 +76,9 @@ def hash64(keys: Sequence[bytes]) -> Hashes:
 class _Table:
     """Keys as columns of little-endian words, most words first, so that those with a j-th word are the first n."""
 
-    def __init__(self, keys: Sequence[bytes], width: int) -> None:
-        sizes = list(map(len, keys))
-        data = b"".join(keys) + bytes(width)
+    def __init__(self, keys: Sequence[bytes] | Keys, width: int) -> None:
+        joined = keys if isinstance(keys, Keys) else Keys(keys)
+        sizes, data = joined.sizes, joined.data
         # One word begins at every byte: keys need not be aligned.
         self._data = np.ndarray((len(data) - width + 1,), f"<u{width}", data, strides=(1,))
         self._width = width

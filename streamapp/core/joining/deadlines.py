@@ -85,12 +85,13 @@ class Deadlines:
         """Let go of resolved predictions where they are many more than the *live* ones."""
         if self.size <= 2 * live + ROOM:
             return
-        places = np.unique(np.concatenate([self._open, *(part for page in self._days.values() for part in page)]))
+        places = np.concatenate([self._open, *(part for page in self._days.values() for part in page)])
+        # A row that was given to another prediction is in it twice.
+        waiting = np.unique(places[self._table.rows["state"][places] == WAITS])
         self._days.clear()
         self._calendar.clear()
         self._open, self._open_deadlines = self._open[:0], self._open_deadlines[:0]
         self.size, self.soonest = 0, inf
-        waiting = places[self._table.rows["state"][places] == WAITS]
         self.add(waiting, deadlines(self._table.take(waiting), groups))
 
     def _page(self, day: int) -> list[Codes]:

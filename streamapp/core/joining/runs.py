@@ -7,11 +7,10 @@ from itertools import compress
 from typing import Any
 
 import numpy as np
-from msgspec import Raw
 from numpy.typing import NDArray
 
 from streamapp.core.events import SOURCES, Bytes, Floats, Hashes, Ints, Kind, Outcome, Prediction
-from streamapp.core.hashing import hash64
+from streamapp.core.hashing import Keys, hash64
 from streamapp.core.hashing import partitions as partitions_of
 from streamapp.core.joining.groups import kind, label_number
 from streamapp.core.joining.intake import FUTURE, Records
@@ -124,13 +123,13 @@ def run(records: Records, event: type[Any], partition: int, partitions: int | No
     strays: NDArray[np.bool_] | None = None
     hashes: Hashes | None = None
     if ids and (hashed or partitions is not None):
-        same = _are_ids(keys, ids)
-        encoded: Sequence[Any] = keys if same else [prediction_id.encode() for prediction_id in ids]
+        encoded = [prediction_id.encode() for prediction_id in ids]
+        joined = Keys(encoded)
         if hashed:
-            hashes = hash64(encoded)
+            hashes = hash64(joined)
         if partitions is not None:
-            strays = partitions_of(encoded, partitions) != partition
-            if not same:
+            strays = partitions_of(joined, partitions) != partition
+            if encoded != keys:
                 strays |= np.array([key != wanted for key, wanted in zip(keys, encoded, strict=True)], dtype=np.bool_)
             if not strays.any():
                 strays = None
@@ -172,15 +171,7 @@ def tables(run: Run) -> list[dict[str, float] | None] | None:
 
 def features(run: Run) -> list[bytes]:
     """Return the predictions' features, each as bytes of its own."""
-    raws: list[Raw] = [p.features for p in run.events]
-    whole = b"".join(raws)
-    if not whole:
-        return [b""] * len(raws)
-    start, found = 0, []
-    for end in np.cumsum(list(map(len, raws))).tolist():
-        found.append(whole[start:end])
-        start = end
-    return found
+    return [bytes(p.features) for p in run.events]
 
 
 def outcome_rows(run: Run, labels: Words) -> Rows:
@@ -264,15 +255,6 @@ def _revision(number: int) -> int:
 def _given(block: Sequence[Any]) -> Any:
     """Return which values are not None."""
     return 0 if block.count(None) == len(block) else [value is not None for value in block]
-
-
-def _are_ids(keys: Sequence[bytes | None], ids: Sequence[str]) -> bool:
-    """Return whether every key is its prediction_id; a True is certain, and quick for ids of plain ASCII."""
-    text = "".join(ids)
-    if not text.isascii() or None in keys:
-        return False
-    found: Sequence[Any] = keys
-    return text.encode() == b"".join(found) and list(map(len, found)) == list(map(len, ids))
 
 
 def _future(ts: float, log_time: float) -> str:
