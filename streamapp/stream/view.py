@@ -24,12 +24,10 @@ logger = logging.getLogger(__name__)
 
 KEEPS_UP = 30.0
 """Seconds without progress, with lag, after which a worker is no longer ready."""
-SUMMARY_WITHIN = 5.0
-"""Seconds that a reader of the summary waits for a new one."""
+WITHIN = 5.0
+"""Seconds that a reader waits for something new; Prometheus, left alone, gives up after 10."""
 SUMMARY_HOLDS = 0.25
 """Seconds within which readers are given the same one."""
-PICTURE_WITHIN = 1.0
-"""Seconds that a scrape waits for a new picture."""
 PICTURE_HOLDS = 0.1
 """Seconds within which scrapes are given the same one."""
 
@@ -85,18 +83,18 @@ class View:
 
         Called on the web server's threads. Made only when somebody asks, since it costs more than all else here.
         """
-        self._have(self._summarise, SUMMARY_WITHIN)
+        self._have(self._summarise)
         return self._summary
 
     def _renew(self) -> None:
         """Have a new picture taken for a scrape: nobody looks at those that are taken in between."""
-        self._have(self._picture, PICTURE_WITHIN)
+        self._have(self._picture)
 
-    def _have(self, done: Callable[[], Coroutine[Any, Any, None]], seconds: float) -> None:
+    def _have(self, done: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Have something done on the loop, and wait for it, but not for long; called on the web server's threads."""
         if self._loop is not None and not self._loop.is_closed():
             with contextlib.suppress(RuntimeError, TimeoutError, CancelledError):
-                asyncio.run_coroutine_threadsafe(done(), self._loop).result(seconds)
+                asyncio.run_coroutine_threadsafe(done(), self._loop).result(WITHIN)
 
     async def _picture(self) -> None:
         async with self._taking:

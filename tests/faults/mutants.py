@@ -57,7 +57,7 @@ def score_twice() -> None:
 
     def doubling(self: JoinerTask) -> Any:
         records, state = outcome(self)
-        again = []
+        records, again = list(records), []
         for record in records:
             if record.topic == self.around.topics.scored and isinstance(
                 decode_scored(record.value or b""), ScoredBatch

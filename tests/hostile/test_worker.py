@@ -27,6 +27,8 @@ def test_a_hostile_stream_is_counted_and_kept_and_stops_nothing(kafka: Any, tmp_
 
 
 NAMES = 6000
+MODEL = 100_000
+"""Bytes that a model may take in a worker that is scraped: its state, its report, now and before, and its counts."""
 
 
 @pytest.mark.integration
@@ -64,13 +66,12 @@ def test_thousands_of_names_of_every_kind_leave_a_worker_at_work(kafka: Any, tmp
         taken = NAMES - events["predictions"]["other_model"]
         assert taken <= deployment.partitions * Limits().models
         until(lambda: len(deployment.summary()["models"]) == taken + 1, "every model that was taken", timeout=90)
-        page = scraped(worker)
-        assert (
-            len({line.split('model="')[1].split('"')[0] for line in page.splitlines() if 'model="' in line}) == CAP + 1
-        )
+        until(lambda: len(shown(scraped(worker))) == CAP + 1, "as many models in the metrics as may be", timeout=90)
+        for _ in range(3):  # memory stands after the second
+            page = scraped(worker)
         told = [line for line in page.splitlines() if line.startswith('streamapp_label_overflow_total{label="model"}')]
         assert float(told[0].split()[-1]) >= events["predictions"]["other_model"] + taken - CAP
-        assert memory(worker)[1] - before < MEMORY
+        assert memory(worker)[1] - before < taken * MODEL
         assert worker.ready()
         assert worker.stop() == 0
     finally:
@@ -80,3 +81,7 @@ def test_thousands_of_names_of_every_kind_leave_a_worker_at_work(kafka: Any, tmp
 def scraped(worker: Worker) -> str:
     with urllib.request.urlopen(f"{worker.url}/metrics", timeout=60) as answer:
         return answer.read().decode()
+
+
+def shown(page: str) -> set[str]:
+    return {line.split('model="')[1].split('"')[0] for line in page.splitlines() if 'model="' in line}
