@@ -52,8 +52,8 @@ class JoinerTask(Task):
         self._bytes = 0
         """Of the messages that wait for the next commit."""
         self._ticked = float("-inf")
-        self._broker: Acknowledged | None = None
-        """The oldest answer of the broker whose time has not been used yet."""
+        self._told: dict[TP, tuple[float, float]] = {}
+        """By input: the oldest time that the broker told and that has not been used yet, and when it was here."""
 
     async def restore(self, reader: Reader, entries: Mapping[bytes, bytes]) -> None:
         """Rebuild the joiner: its checkpoint says which offsets are pending, the topics hold what they are."""
@@ -165,22 +165,20 @@ class JoinerTask(Task):
         position. So everything that the broker had stamped before that tick has been applied.
         """
         self.pump()
-        broker = self._broker
-        if broker is None or broker.timestamp is None:
-            return
         times: dict[str, float] = {}
         for name, tp in (("predictions", self.predictions), ("outcomes", self.outcomes)):
-            proof = self.around.end_proof(tp)
+            told, proof = self._told.get(tp), self.around.end_proof(tp)
             if (
-                proof is not None
-                and proof.requested > broker.received
+                told is not None
+                and proof is not None
+                and proof.requested > told[1]
                 and proof.offset == self.position(tp)
                 and not self._held[tp]
             ):
-                times[name] = broker.timestamp - PROOF_MARGIN
+                times[name] = told[0] - PROOF_MARGIN
+                del self._told[tp]  # used up: the next tick brings a newer time
         if times:
             self.joiner.advance(**times)
-            self._broker = None  # used up: the next tick brings a newer time
             self._dirty = True
 
     @property
@@ -236,9 +234,11 @@ class JoinerTask(Task):
         super().acknowledged(answer)
         if not self.around.config.transactions:
             answer = Acknowledged(self.around.clock(), answer.received)
-        # A newer answer does not replace one that was not used: commits may come faster than fetches are answered.
-        if answer.timestamp is not None and self._broker is None:
-            self._broker = answer
+        # A newer answer does not replace one that was not used: commits may come faster than fetches are answered. And
+        # each input uses its own: where two brokers lead them, one may be the first to answer after every tick.
+        if answer.timestamp is not None:
+            for tp in self.inputs:
+                self._told.setdefault(tp, (answer.timestamp, answer.received))
 
     def clear(self) -> None:
         """Forget held batches."""

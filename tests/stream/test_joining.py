@@ -282,6 +282,24 @@ def test_time_passes_also_where_commits_come_faster_than_fetches_are_answered(be
     run(work())
 
 
+def test_time_passes_also_where_one_broker_is_always_the_first_to_answer(bench: Bench) -> None:
+    async def work() -> None:
+        task = await opened(bench)
+        lead = dict(zip(task.inputs, (0.1, 0.3), strict=True))  # two brokers lead the inputs
+        for step in range(40):
+            now = step * 0.25
+            if step % 4 == 0:
+                task.acknowledged(Acknowledged(timestamp=START + now, received=now))
+            for tp, first in lead.items():  # fetches of 0.5 s, the first ones asked for at these times
+                answered = (now - first) // 0.5 - 1
+                bench.proofs[tp] = EndProof(first + answered * 0.5, 0)
+            task.advance()
+        assert task.joiner.log_time is not None
+        assert task.joiner.log_time > START + 7
+
+    run(work())
+
+
 def test_what_is_applied_while_records_are_being_made_belongs_to_the_next_commit(tmp_path: Path) -> None:
     def told(*, at_once: bool) -> list[list[Record]]:
         bench = Bench(tmp_path, settings=SHORT)
