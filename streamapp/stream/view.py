@@ -199,10 +199,7 @@ def snapshot(runtime: Runtime, models: tuple[ModelReport, ...]) -> Snapshot:
 def model_summaries(runtime: Runtime) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the summaries of the models whose ``scored`` partition is ours, with what happened to them."""
     tasks = [task for task in runtime.tasks.values() if task.parked is None]
-    updates: dict[str, list[Any]] = {}
-    for task in tasks:
-        if isinstance(task, LearnerTask):
-            updates |= {model: task.updates.of(model) for model in task.updates.models()}
+    learners = [task for task in tasks if isinstance(task, LearnerTask)]
     for task in tasks:
         if isinstance(task, MonitorTask):
             for model, part in task.monitor.summaries():
@@ -214,7 +211,7 @@ def model_summaries(runtime: Runtime) -> Iterator[tuple[str, dict[str, Any]]]:
                         "decisions": [],
                         "retrain": task.requests.of(model),
                         "reviews": 0,
-                        "model_updates": updates.get(model, []),
+                        "model_updates": [update for learner in learners for update in learner.updates.of(model)],
                     },
                 )
 

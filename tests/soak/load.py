@@ -6,7 +6,8 @@ the input is closed. Each second it writes a line of JSON.
 
 All models have the same life, begun at different moments: in the second half of each of its *ages*, outcomes are the
 opposite of what the model expects. Then a new version answers, for which they are as expected. An outcome comes
-:data:`DELAY` seconds after its prediction; of some predictions it never comes.
+:data:`DELAY` seconds after its prediction; of some predictions it never comes. The first rows are those of as many
+older versions as are kept.
 """
 
 import json
@@ -19,6 +20,7 @@ import confluent_kafka
 import numpy as np
 
 from streamapp.core.hashing import murmur2
+from streamapp.core.monitoring.versions import VERSIONS_MAX
 from streamapp.stream.topics import Topics
 
 TICK = 0.02
@@ -28,6 +30,8 @@ BACKLOG_DELAY = 10_000
 """Predictions between the two, where there is no rate."""
 AGE, ROWS, FEWEST = 40.0, 1500, 600
 """Seconds of an age; rows of a model in one where there is no rate; and where there is one, at least."""
+OLD = 3 * VERSIONS_MAX
+"""Rows of a model that older versions have answered."""
 NEVER = 50
 """Of so many predictions, one has no outcome."""
 PIECE = 5000
@@ -69,6 +73,8 @@ class Maker:
             number = start + place
             row, model = divmod(number, self._models)
             version, phase = divmod(ages + model / self._models, 1.0)
+            if row < OLD:
+                version = row // 3 - VERSIONS_MAX  # each of both groups
             if number % NEVER:
                 self._truths[number] = lucky is (phase < 0.5)
             made.append(

@@ -58,9 +58,10 @@ def period(minutes: float) -> float:
 def warm_up(minutes: float) -> float:
     """Return the seconds that do not count.
 
-    A sixth; in a short run a minute, in which the first restart lies and each model has drifted. Never more than half.
+    A third, after which the newest events of each model are as many as are kept; in a short run a minute, in which the
+    first restart lies and each model has drifted. Never more than half.
     """
-    return min(max(60.0, 10 * minutes), 30 * minutes)
+    return min(max(60.0, 20 * minutes), 30 * minutes)
 
 
 def soak(broker: str, minutes: float, size: Size, say: Say, *, rate: float | None = None, share: float = SHARE) -> Soak:

@@ -3,8 +3,9 @@
 from collections import defaultdict
 
 from streamapp.core.events import Outcome, Prediction
+from streamapp.core.monitoring.versions import VERSIONS_MAX
 from streamapp.stream.codec import decode_outcomes, decode_predictions
-from tests.soak.load import NEVER, Maker
+from tests.soak.load import NEVER, OLD, Maker
 
 MODELS, ROWS, AGES = 3, 400, 3
 COUNT = MODELS * ROWS * AGES
@@ -29,7 +30,16 @@ def test_outcomes_turn_round_in_the_second_half_of_each_version() -> None:
         if found.prediction_id in truths:
             rows[found.model, found.version].append(abs(found.scores - bool(truths[found.prediction_id])))
     assert {model for model, _ in rows} == {"model-000", "model-001", "model-002"}
-    whole = [rows["model-000", f"v{age + 1}"] for age in range(AGES)]
+    whole = [rows["model-000", f"v{age + 1}"] for age in range(1, AGES)]  # the first is cut short by older ones
     for losses in whole:
         before, after = losses[: len(losses) // 2], losses[len(losses) // 2 :]
         assert sum(before) / len(before) + 0.1 < sum(after) / len(after)
+
+
+def test_the_first_rows_of_each_group_name_as_many_versions_as_are_kept() -> None:
+    named = defaultdict(set)
+    for found in decode_predictions(Maker(MODELS).predictions(0, MODELS * OLD, 1_790_000_000.0, 0.0)):
+        assert isinstance(found, Prediction)
+        named[found.model, found.group].add(found.version)
+    assert len(named) == 2 * MODELS
+    assert {len(versions) for versions in named.values()} == {VERSIONS_MAX}

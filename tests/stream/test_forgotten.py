@@ -54,7 +54,7 @@ def test_a_forgotten_model_leaves_nothing_in_checkpoint_summary_and_counts(tmp_p
     tick(bench.broker, START + 2 * 3600)
     task = run(through(bench))
     assert set(stored(bench.broker)) == {b"meta"}
-    assert task.signals.models() == task.requests.models() == set()
+    assert task.signals.of("fraud") == task.requests.of("fraud") == []
     assert task.monitor.summary() == {}
     assert ("fraud", None) in task.forgotten
     assert run(through(bench)).monitor.summary() == {}
