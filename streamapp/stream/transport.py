@@ -327,7 +327,7 @@ class Consumer(driver.Consumer):
                 cast(Transport, self.transport).failed(failure)
                 continue
             except ConsumerStoppedError:
-                if self.transport.app.should_stop:
+                if self.transport.app.should_stop or not self.flow_active:  # it has left the group
                     return
                 raise
             for batch in batches:

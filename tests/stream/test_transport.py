@@ -1,6 +1,7 @@
 """What a fetch brought is handed over whole, and what cannot be read is named."""
 
 import struct
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +9,12 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, FetchError, FetchResult, PartitionRecords
 from aiokafka.consumer.subscription_state import SubscriptionState
-from aiokafka.errors import CorruptRecordException, NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.errors import (
+    ConsumerStoppedError,
+    CorruptRecordException,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from faust.types import TP
@@ -19,6 +25,8 @@ from streamapp.stream.transport import (
     FLOW_WAIT_MS,
     MAX_RECORDS,
     UNREAD_WAIT_MS,
+    Batch,
+    Consumer,
     ConsumerThread,
     FetchFailed,
     pace,
@@ -260,6 +268,26 @@ def test_what_was_taken_out_of_others_is_handed_over_before_a_damaged_batch_fail
         assert drain(fetcher, "a", "b") == []
 
     run(work())
+
+
+@pytest.mark.parametrize("flows", [True, False])
+def test_a_consumer_that_stops_is_an_error_only_while_batches_are_wanted(flows: bool) -> None:
+    app = SimpleNamespace(should_stop=False, consumer_generation_id=1)
+    consumer: Any = SimpleNamespace(
+        should_stop=False,
+        flow_active=True,
+        transport=SimpleNamespace(app=app),
+        app=app,
+        _get_active_partitions=lambda: {TP("a", 0)},
+    )
+
+    async def stopped(active: set[TP], timeout: float) -> list[Batch]:
+        consumer.flow_active = flows
+        raise ConsumerStoppedError
+
+    consumer._thread = SimpleNamespace(fetch=stopped)
+    with nullcontext() if not flows else pytest.raises(ConsumerStoppedError):
+        run(Consumer._drain_messages(consumer, SimpleNamespace(should_stop=False)))
 
 
 class Asked(Fetcher):
