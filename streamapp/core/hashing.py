@@ -25,13 +25,24 @@ class Keys:
     """Keys in one piece, for whoever hashes them more than once.
 
     Args:
-        keys: In order.
+        data: One after the other.
+        sizes: Bytes of each.
     """
 
-    def __init__(self, keys: Sequence[bytes]) -> None:
-        self.sizes = list(map(len, keys))
-        self.data = b"".join(keys) + bytes(_WIDEST)
-        """All of them, and enough behind the last one to take a word from there."""
+    def __init__(self, data: bytes, sizes: list[int]) -> None:
+        self.bytes = data
+        self.sizes = sizes
+        self.padded = data + bytes(_WIDEST)
+        """The same, with enough behind the last one to take a word from there."""
+
+    @classmethod
+    def of(cls, keys: Sequence[bytes]) -> "Keys":
+        """Return some keys, in order.
+
+        Raises:
+            TypeError: one of them is None.
+        """
+        return cls(b"".join(keys), list(map(len, keys)))
 
 
 def partitions(keys: Sequence[bytes] | Keys, count: int) -> Ints:
@@ -77,8 +88,8 @@ class _Table:
     """Keys as columns of little-endian words, most words first, so that those with a j-th word are the first n."""
 
     def __init__(self, keys: Sequence[bytes] | Keys, width: int) -> None:
-        joined = keys if isinstance(keys, Keys) else Keys(keys)
-        sizes, data = joined.sizes, joined.data
+        joined = keys if isinstance(keys, Keys) else Keys.of(keys)
+        sizes, data = joined.sizes, joined.padded
         # One word begins at every byte: keys need not be aligned.
         self._data = np.ndarray((len(data) - width + 1,), f"<u{width}", data, strides=(1,))
         self._width = width

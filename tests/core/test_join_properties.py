@@ -154,7 +154,7 @@ def test_when_every_window_grace_and_horizon_has_passed_nothing_is_left(both, st
     assert joiner.pending() == joiner.buffered() == joiner.waiting == 0
     assert not state.table.by_id
     assert state.table.live == 0
-    assert not state.remembered.hashed
+    assert len(state.remembered) == 0
     assert not state.early.by_id
     assert state.deadlines.size == 0
     assert not state.roster.taken

@@ -15,8 +15,8 @@ ROOM = 10_000
 
 def deadlines(rows: Rows, groups: Groups) -> Floats:
     """Return the log time beyond which each prediction expires."""
-    found = groups.settings[rows["group"]]
-    due: Floats = np.maximum(rows["ts"], rows["log_time"]) + found["window"] + found["grace"]
+    codes = rows["group"]
+    due: Floats = np.maximum(rows["ts"], rows["log_time"]) + groups.of(codes, "window") + groups.of(codes, "grace")
     return due
 
 

@@ -157,11 +157,18 @@ class Groups:
             column = getattr(self, name)
             setattr(self, name, np.concatenate((column, np.zeros(size - len(column), column.dtype))))
 
+    def of(self, codes: Codes, setting: str) -> NDArray[Any]:
+        """Return one setting of some pairs, shape (n,)."""
+        found: NDArray[Any] = self.settings[setting][codes]
+        return found
+
     # What the roster is told
 
     def hear(self, rows: Rows) -> None:
-        """Take note of accepted predictions; :meth:`tell` says it to the roster."""
-        np.maximum.at(self._heard, rows["group"], rows["log_time"])
+        """Take note of accepted predictions, in order of log time; :meth:`tell` says it to the roster."""
+        heard = self._heard.copy()
+        heard[rows["group"]] = rows["log_time"]  # of several of a pair, the last stays
+        np.maximum(self._heard, heard, out=self._heard)
 
     def tell(self) -> None:
         """Tell the roster what was heard of since the last time."""

@@ -24,7 +24,8 @@ from streamapp.core.joining.pages import Pages
 from streamapp.core.joining.results import Ends
 from streamapp.core.joining.state import State
 from streamapp.core.joining.stragglers import Stragglers
-from streamapp.core.joining.table import ENDED, RESOLVED, Rows
+from streamapp.core.joining.remembered import RESOLVED
+from streamapp.core.joining.table import Rows
 from streamapp.core.joining.tally import Tally
 from streamapp.core.joining.words import Words, firsts
 from streamapp.core.monitoring import packing
@@ -232,12 +233,14 @@ class JoinCheckpoint:
             checkpoint._waiting.append(entries[key])
             waiting.update({(model, name): n for model, name, n in _decode(key, entries[key], Waiting).counts})
         clock = min(predictions.frontier, outcomes.frontier)
+        resolved: list[Rows] = [np.empty(0, RESOLVED)]
         for number in sorted(_numbers(entries)):
             key = _key(RESOLVED_ENTRY, number)
             delta = _decode(key, entries[key], Delta)
             checkpoint._deltas[number] = delta.expires, delta.lowest
             rows = _resolved(key, delta, state.groups.names)
-            state.remembered.restore(rows[rows["horizon"] >= clock])
+            resolved.append(rows[rows["horizon"] >= clock])
+        state.remembered.restore(np.concatenate(resolved))
         copied = checkpoint._stragglers.restore(state, entries, meta.bound)
         if meta.entries is not None and meta.entries != len(entries):
             raise CheckpointError(
@@ -313,7 +316,6 @@ def _resolved(key: bytes, delta: Delta, names: Words) -> Rows:
     rows = np.zeros(len(group), RESOLVED)
     rows["horizon"], rows["id_hash"], rows["outcome_offset"] = horizon, id_hash, offset
     rows["name"] = np.array([names.code(word) for word in delta.words], dtype=np.int32)[group] if len(group) else 0
-    rows["next"], rows["state"] = -1, ENDED
     return rows
 
 

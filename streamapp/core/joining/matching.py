@@ -5,9 +5,8 @@ one waiting prediction that can take them. The others are settled one by one, in
 :class:`streamapp.core.joining.rules.Rules`. What ended is put in order at the end.
 """
 
-from collections import Counter
 from collections.abc import Collection, Sequence
-from itertools import compress, repeat
+from itertools import compress
 
 import numpy as np
 
@@ -17,7 +16,6 @@ from streamapp.core.joining.results import BY_OUTCOME, Ends, together
 from streamapp.core.joining.rules import Mask, Rules, expire, fits
 from streamapp.core.joining.runs import Run, features, outcome_rows, prediction_rows, run, tables
 from streamapp.core.joining.state import State
-from streamapp.core.joining.table import WAITS
 
 
 class Matching:
@@ -78,29 +76,24 @@ class Matching:
             state.ended.append(ended[0] if ordered and len(ended) == 1 else together(ended).ordered())
 
     def runs(self, predictions: Records, outcomes: Records) -> tuple[Run, Run]:
-        """Return records as columns, having announced their ids."""
-        state = self._state
-        hashed = state.remembered.hashed
-        first = run(predictions, Prediction, state.partition, self._partitions, hashed=True)
-        second = run(outcomes, Outcome, state.partition, self._partitions, hashed=hashed)
-        if hashed:
-            for each in (first, second):
-                if each.hashes is not None:
-                    state.remembered.adopt(each.ids, each.hashes)
-        return first, second
+        """Return records as columns."""
+        partition, partitions = self._state.partition, self._partitions
+        return run(predictions, Prediction, partition, partitions), run(outcomes, Outcome, partition, partitions)
 
     # Predictions
 
     def _predict(self, run: Run, rules: Rules) -> set[str]:
         """Accept the predictions of new ids; leave the others to the rules, and return their ids."""
-        state, ids = self._state, run.ids
-        distinct = set(ids)
-        taken: set[str] = state.table.by_id.keys() & distinct
+        state, ids, table = self._state, run.ids, self._state.table
+        hashes = run.hashes()
+        places, special = table.claim(ids)
         if state.early.by_id:
-            taken |= state.early.by_id.keys() & distinct
-        if len(distinct) != len(ids):
-            taken |= repeated(ids)
-        simple: Mask = ~members(ids, taken) if taken else np.ones(len(ids), dtype=np.bool_)
+            special |= state.early.by_id.keys() & table.by_id.keys()
+        simple: Mask = ~members(ids, special) if special else np.ones(len(ids), dtype=np.bool_)
+        remembered = state.remembered.may_have(hashes)
+        if remembered.any():
+            some = np.flatnonzero(remembered)
+            simple[some[state.remembered.find(hashes[some])[0]]] = False
         models, groups = [p.model for p in run.events], [p.group for p in run.events]
         codes = state.groups.known(models, groups)
         unknown = codes < 0
@@ -112,65 +105,63 @@ class Matching:
                     offset, log_time = int(run.offsets[place]), float(run.log_times[place])
                     codes[place] = state.groups.code(models[place], groups[place], offset, log_time)
             simple &= codes >= 0
-        words = state.words
-        rows = prediction_rows(run, codes, words.version, words.series, words.unit, words.label)
+        rows = prediction_rows(run, codes, hashes, state.words)
         raw, scores = features(run), tables(run)
         whole = bool(simple.all())
+        chosen = rows
         if not whole:
             rules.predictions(rows, raw, scores, np.flatnonzero(~simple))
-        chosen = rows if whole else rows[simple]
+            chosen, places = rows[simple], table.renounce(ids, places, ~simple)
+            kept = simple.tolist()
+            ids, raw = list(compress(ids, kept)), list(compress(raw, kept))
+            scores = None if scores is None else list(compress(scores, kept))
         if len(chosen):
-            if not whole:
-                kept = simple.tolist()
-                ids, raw = list(compress(ids, kept)), list(compress(raw, kept))
-                scores = None if scores is None else list(compress(scores, kept))
-            state.accept(state.table.put(chosen, ids, raw, scores), chosen)
-            if run.strays is not None:
-                state.predictions.misplaced += int(np.count_nonzero(run.strays & simple))
+            table.put(places, chosen, ids, raw, scores)
+            state.accept(places, chosen)
+            strays = run.strays()
+            if strays is not None:
+                state.predictions.misplaced += int(np.count_nonzero(strays & simple))
         return set() if whole else set(compress(run.ids, (~simple).tolist()))
 
     # Outcomes
 
     def _observe(self, run: Run, special: set[str], rules: Rules, ended: list[Ends]) -> None:
         """Join the outcomes that meet one waiting prediction each; leave the others to the rules."""
-        state, ids, n = self._state, run.ids, len(run)
+        state, ids, table = self._state, run.ids, self._state.table
         rows = outcome_rows(run, state.words.label)
-        places = np.fromiter(map(state.table.by_id.get, ids, repeat(-1)), dtype=np.int64, count=n)
-        simple: Mask = places >= 0
-        if special:
-            simple &= ~members(ids, special)
-        if not state.table.distinct(places):
-            simple &= ~members(ids, repeated(ids))
-        waiting = state.table.take(np.maximum(places, 0))
-        waits = (places >= 0) & (waiting["state"] == WAITS)
+        places = table.draw(ids)
+        met = places >= 0
+        others = set() if met.all() else set(compress(ids, (~met).tolist()))
+        simple: Mask = met & ~members(ids, others | special) if others or special else met
+        waiting = table.take(np.maximum(places, 0))
         # Accepted just now, but later than the outcome: it has to wait for its prediction.
-        early = waits & (rows["log_time"] < waiting["log_time"])
-        if early.any():
-            rules.withhold(list(compress(ids, early.tolist())))
-        simple &= waits & ~early & (waiting["linked"] == 0)
+        early = met & (rows["log_time"] < waiting["log_time"])
+        simple &= ~early & (waiting["linked"] == 0)
         # What does not wait may have anything in the place of a group.
-        simple &= fits(waiting, rows, state.groups.settings[np.where(waits, waiting["group"], 0)])
-        whole = bool(simple.all())
-        if not whole:
-            rules.outcomes(rows, np.flatnonzero(~simple))
-            rows, places = rows[simple], places[simple]
+        codes = np.where(met, waiting["group"], 0)
+        simple &= fits(waiting, rows, state.groups.of(codes, "window"), state.groups.of(codes, "grace"))
+        if not simple.all():
+            left = ~simple
+            table.give_back(list(compress(ids, left.tolist())), places[left])
+            if early.any():
+                rules.withhold(list(compress(ids, early.tolist())))
+            rules.outcomes(rows, np.flatnonzero(left))
+            rows, places, waiting = rows[simple], places[simple], waiting[simple]
         if len(rows):
             verdict = np.where(rows["censored"], int(Verdict.CENSORED), int(Verdict.JOINED)).astype(np.uint8)
-            ended.append(state.end(places, rows, verdict, rows["log_time"].copy(), BY_OUTCOME, known=True))
+            ended.append(state.end(places, waiting, rows, verdict, rows["log_time"].copy(), BY_OUTCOME, known=True))
             state.outcomes.accepted += len(rows)
-            if run.strays is not None:
-                state.outcomes.misplaced += int(np.count_nonzero(run.strays & simple))
+            # Where every prediction was in its place, an outcome with the same key is.
+            if state.predictions.misplaced or not run.keyed:
+                strays = run.strays()
+                if strays is not None:
+                    state.outcomes.misplaced += int(np.count_nonzero(strays & simple))
 
 
 def _cut(records: Records, log_time: float) -> tuple[Records, Records]:
     """Return the records up to a log time, ties included, and those behind it."""
     place = int(np.searchsorted(records.log_times, log_time, "right"))
     return records.part(0, place), records.part(place, len(records))
-
-
-def repeated(ids: Sequence[str]) -> set[str]:
-    """Return the ids that come more than once."""
-    return {prediction_id for prediction_id, n in Counter(ids).items() if n > 1}
 
 
 def members(ids: Sequence[str], some: Collection[str]) -> Mask:

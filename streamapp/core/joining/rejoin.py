@@ -46,12 +46,8 @@ class Rejoin:
         self._allow_lost = allow_lost
         self._found_predictions: list[Ints] = [found]
         self._found_outcomes: list[int] = []
-        ended = state.table.ended()
-        matched = ended[state.table.resolved["outcome_offset"][ended] >= 0]
-        order = np.argsort(state.table.resolved["outcome_offset"][matched], kind="stable")
-        self._matched = matched[order]
-        """Rows whose outcomes are needed, by their offsets."""
-        self._matched_offsets: Ints = state.table.resolved["outcome_offset"][self._matched]
+        self._matched = [(segment.rows, *_by_outcome(segment.rows)) for segment in state.remembered.segments()]
+        """What is remembered: rows, those of them whose outcomes are needed, and the offsets of these, rising."""
 
     def needs_predictions(self, offsets: Ints) -> Mask:
         """Return which records of ``predictions`` at some rising offsets are needed, of those that were settled."""
@@ -59,9 +55,12 @@ class Rejoin:
 
     def needs_outcomes(self, offsets: Ints) -> Mask:
         """Return which records of ``outcomes`` at some rising offsets are needed, of those that were settled."""
-        matched = _among(offsets, self._matched_offsets)
         found: Mask = self._state.waiting_pages.holds(offsets)
-        return found if matched is None else found | matched[1]
+        for _, _, matched in self._matched:
+            among = _among(offsets, matched)
+            if among is not None:
+                found |= among[1]
+        return found
 
     def predictions(self, records: Records) -> None:
         """Take records of ``predictions`` again; those that are not needed are skipped."""
@@ -74,8 +73,7 @@ class Rejoin:
             return
         events: Sequence[Prediction] = run.events
         codes = state.groups.again([p.model for p in events], [p.group for p in events], run.offsets)
-        words = state.words
-        rows = prediction_rows(run, codes, words.version, words.series, words.unit, words.label)
+        rows = prediction_rows(run, codes, run.hashes(), state.words)
         rows["refused"] = state.refused_pages.holds(run.offsets)
         state.wait_again(rows, run.ids, features(run), tables(run))
         self._found_predictions.append(run.offsets)
@@ -94,25 +92,26 @@ class Rejoin:
         repeated = state.repeated_pages.holds(run.offsets).tolist()
         for i in np.flatnonzero(state.waiting_pages.holds(run.offsets)).tolist():
             outcome: Outcome = run.events[i]
-            record, stray = run.place(i), run.strays is not None and bool(run.strays[i])
+            record, stray = run.place(i), run.stray(i)
             key, value = needed.keys[record], needed.values[record]
             offset, log_time = int(run.offsets[i]), float(run.log_times[i])
             state.keep(Early(outcome, offset, log_time, key, value, stray, repeated[i]))
             self._found_outcomes.append(offset)
 
     def _answer(self, rows: Rows) -> None:
-        """Give outcomes back to the rows that were matched with them."""
-        first = np.searchsorted(self._matched_offsets, rows["offset"], "left")
-        end = np.searchsorted(self._matched_offsets, rows["offset"], "right")
-        chosen = np.repeat(np.arange(len(rows)), end - first)
-        if not len(chosen):
-            return
-        nth = np.arange(len(chosen)) - np.repeat(np.cumsum(end - first) - (end - first), end - first)
-        places, found, resolved = self._matched[first[chosen] + nth], rows[chosen], self._state.table.resolved
-        for name in ("log_time", "number", "ts", "loss", "kind", "source"):
-            resolved[f"outcome_{name}"][places] = found[name]
-        resolved["revision"][places], resolved["censored"][places] = found["revision"], found["censored"]
-        resolved["known"][places] = 1
+        """Give outcomes back to what they were matched with."""
+        for resolved, places, offsets in self._matched:
+            first = np.searchsorted(offsets, rows["offset"], "left")
+            end = np.searchsorted(offsets, rows["offset"], "right")
+            chosen = np.repeat(np.arange(len(rows)), end - first)
+            if not len(chosen):
+                continue
+            nth = np.arange(len(chosen)) - np.repeat(np.cumsum(end - first) - (end - first), end - first)
+            own, found = places[first[chosen] + nth], rows[chosen]
+            for name in ("log_time", "number", "ts", "loss", "kind", "source"):
+                resolved[f"outcome_{name}"][own] = found[name]
+            resolved["revision"][own], resolved["censored"][own] = found["revision"], found["censored"]
+            resolved["known"][own] = 1
 
     def end(self, log_time: float, intakes: Mapping[str, Intake]) -> None:
         """End the restore.
@@ -201,6 +200,13 @@ def _chosen(records: Records, mask: Mask) -> Records:
         pick(records.values),
         pick(records.events),
     )
+
+
+def _by_outcome(resolved: Rows) -> tuple[Ints, Ints]:
+    """Return the rows that were matched with an outcome, in the order of their outcomes' offsets, and these."""
+    matched = np.flatnonzero(resolved["outcome_offset"] >= 0)
+    matched = matched[np.argsort(resolved["outcome_offset"][matched], kind="stable")]
+    return matched, resolved["outcome_offset"][matched]
 
 
 def _missing(needed: Ints, found: Ints) -> list[int]:

@@ -12,7 +12,7 @@ from streamapp.core.events import Arrivals, Bytes, Codes, Floats, GroupArrivals,
 from streamapp.core.joining.groups import Groups
 from streamapp.core.joining.runs import OUTCOME
 from streamapp.core.joining.table import PENDING, Rows
-from streamapp.core.joining.words import Words, firsts
+from streamapp.core.joining.words import Vocabularies, Words, firsts
 
 CLASSES = 1024
 """Classes of one batch at most, unless one row has more: rows with others begin a new batch."""
@@ -95,16 +95,6 @@ NO_ENDS = Ends(
     features=[],
     tables=None,
 )
-
-
-@dataclass(slots=True)
-class Vocabularies:
-    """Words by code, of the columns of the table."""
-
-    version: Words
-    series: Words
-    unit: Words
-    label: Words
 
 
 def batches(ends: Ends, partition: int, groups: Groups, words: Vocabularies) -> list[ScoredBatch]:

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamapp.core.events import Floats, Ints, Kind, Outcome, Prediction, Verdict
+from streamapp.core.hashing import hash64
 from streamapp.core.joining.early import Early
 from streamapp.core.joining.results import BY_CLOCK, BY_OUTCOME, BY_PREDICTION, Ends, Tables
 from streamapp.core.joining.runs import OUTCOME, Run, Truth, no_outcomes, truth
 from streamapp.core.joining.state import State
-from streamapp.core.joining.table import RESOLVED, WAITS, Rows
+from streamapp.core.joining.table import Rows
 from streamapp.core.joining.tally import Tally
 
 Mask = NDArray[np.bool_]
@@ -173,20 +174,24 @@ class Rules:
         return self._write()
 
     def _gather(self) -> None:
-        """Look up the rows of all ids that come."""
-        table = self._state.table
+        """Look up what waits and what is remembered of all ids that come."""
+        table, remembered = self._state.table, self._state.remembered
         first, second = self._runs
         ids = [first.ids[index] for *_, what, index in self._moments if what == _PREDICTION]
         ids += [second.ids[index] for *_, what, index in self._moments if what == _OUTCOME]
         ids += [prediction_id for prediction_id, _ in self._withheld.values()]
         self._chains = {prediction_id: [] for prediction_id in ids}
+        if ids:
+            chains = list(self._chains.values())
+            places, rows = remembered.find(hash64([key.encode() for key in self._chains]))
+            for place, row in zip(places.tolist(), rows.tolist(), strict=True):
+                chains[place].append(_ended(row))
         found = [(chain, place) for key, chain in self._chains.items() if (place := table.by_id.get(key)) is not None]
         while found:
-            places = np.array([place for _, place in found])
-            rows = table.take(places)
+            rows = table.take(np.array([place for _, place in found]))
+            for (chain, place), row in zip(found, rows.tolist(), strict=True):
+                chain.append(self._waiting(place, row))
             following = rows["next"].tolist()
-            for (chain, place), row, resolved in zip(found, rows.tolist(), rows.view(RESOLVED).tolist(), strict=True):
-                chain.append(self._waiting(place, row) if row[13] == WAITS else _ended(place, resolved))
             found = [(chain, place) for (chain, _), place in zip(found, following, strict=True) if place >= 0]
 
     # Predictions
@@ -204,8 +209,7 @@ class Rules:
         held.kind, held.refused = int(self._columns[0]["kind"][index]), False
         self._place(held, state.groups.code(prediction.model, prediction.group, offset, log_time))
         self._accepted.append((index, prediction.prediction_id, held))
-        if run.strays is not None:
-            state.predictions.misplaced += bool(run.strays[index])
+        state.predictions.misplaced += run.stray(index)
         self._arrive(prediction.prediction_id, held, chain)
 
     def _arrive(self, prediction_id: str, held: Held, chain: list[Held]) -> None:
@@ -237,7 +241,7 @@ class Rules:
             log_time,
             records.keys[record],
             records.values[record],
-            run.strays is not None and bool(run.strays[index]),
+            run.stray(index),
             outcome.prediction_id in self._state.early.by_id,
         )
         self._match(early, self._truths[index], self._chain(outcome.prediction_id, log_time), log_time, BY_OUTCOME)
@@ -353,8 +357,11 @@ class Rules:
             rows, truths, moments, causes = zip(*self._joined, strict=True)
             outcomes = np.array(list(truths), dtype=OUTCOME)
             verdict = np.where(outcomes["censored"], int(Verdict.CENSORED), int(Verdict.JOINED)).astype(np.uint8)
-            cause = np.array(causes, dtype=np.uint8)
-            ended.append(state.end(_places(rows), outcomes, verdict, np.array(moments), cause, known=True))
+            places, cause = _places(rows), np.array(causes, dtype=np.uint8)
+            table.unlink(places)
+            ended.append(
+                state.end(places, table.take(places), outcomes, verdict, np.array(moments), cause, known=True)
+            )
         return ended
 
     def _put(self) -> Ints:
@@ -363,7 +370,9 @@ class Rules:
         chosen = [index for index, _, _ in self._accepted]
         accepted = rows[chosen]
         accepted["group"] = [held.group for _, _, held in self._accepted]
-        places = self._state.table.fill(
+        places = self._state.table.room(len(chosen))
+        self._state.table.put(
+            places,
             accepted,
             [prediction_id for _, prediction_id, _ in self._accepted],
             [features[index] for index in chosen],
@@ -373,11 +382,11 @@ class Rules:
         return places
 
 
-def _ended(place: int, row: tuple[Any, ...]) -> Held:
-    """Return a row of the table that is remembered as an object; *row* has the fields of RESOLVED."""
-    horizon, log_time, offset, _, number, ts, loss, name, _, revision, kind, source, censored, known, *_ = row
+def _ended(row: tuple[Any, ...]) -> Held:
+    """Return what is remembered as an object; *row* has the fields of RESOLVED."""
+    horizon, log_time, offset, _, number, ts, loss, revision, name, kind, source, censored, known = row
     held = Held()
-    held.place, held.name, held.waits, held.refused = place, name, False, False
+    held.place, held.name, held.waits, held.refused = -1, name, False, False
     held.horizon, held.matched, held.revision = horizon, offset >= 0, revision
     answer = ts, log_time, offset, number, loss, revision, kind, source, censored
     held.answer = answer if held.matched and known else None
@@ -388,26 +397,26 @@ def _places(rows: Sequence[Held]) -> Ints:
     return np.array([held.place for held in rows])
 
 
-def fits(waiting: Rows, outcomes: Rows, settings: Rows) -> Mask:
+def fits(waiting: Rows, outcomes: Rows, window: Floats, grace: Floats) -> Mask:
     """Return which predictions can take the outcomes beside them: in time, and of one type."""
     ts, known = waiting["ts"], outcomes["ts"]
     answer, truth = waiting["kind"], outcomes["kind"]
-    due = np.maximum(ts, waiting["log_time"]) + settings["window"] + settings["grace"]
-    found: Mask = (ts - settings["grace"] <= known) & (known <= ts + settings["window"])
-    found &= outcomes["log_time"] <= due
-    found &= (answer == truth) | (answer == Kind.NONE) | (truth == Kind.NONE)
+    found: Mask = (ts - grace <= known) & (known <= ts + window)
+    found &= outcomes["log_time"] <= np.maximum(ts, waiting["log_time"]) + window + grace
+    found &= (answer == truth) | (answer == _NONE) | (truth == _NONE)
     return found
 
 
 def expire(state: State, places: Ints, due: Floats) -> Ends:
     """Give predictions that waited until after their deadlines, shape (n,), their verdicts."""
     rows = state.table.take(places)
-    settings = state.groups.settings[rows["group"]]
-    assumed = settings["assumed_kind"] != Kind.NONE
+    state.table.unlink(places)
+    kind, number = state.groups.of(rows["group"], "assumed_kind"), state.groups.of(rows["group"], "assumed")
+    assumed = kind != _NONE
     outcomes = no_outcomes(len(places))
-    outcomes["ts"] = np.where(assumed, rows["ts"] + settings["window"], np.nan)
+    outcomes["ts"] = np.where(assumed, rows["ts"] + state.groups.of(rows["group"], "window"), np.nan)
     outcomes["log_time"] = np.where(assumed, due, np.nan)
-    outcomes["kind"], outcomes["number"] = settings["assumed_kind"], settings["assumed"]
+    outcomes["kind"], outcomes["number"] = kind, number
     outcomes["source"] = np.where(assumed, _ASSUMED, 0)
     verdict = np.where(assumed, int(Verdict.JOINED), int(Verdict.EXPIRED)).astype(np.uint8)
-    return state.end(places, outcomes, verdict, due, BY_CLOCK, known=False)
+    return state.end(places, rows, outcomes, verdict, due, BY_CLOCK, known=False)

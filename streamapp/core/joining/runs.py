@@ -15,7 +15,7 @@ from streamapp.core.hashing import partitions as partitions_of
 from streamapp.core.joining.groups import kind, label_number
 from streamapp.core.joining.intake import FUTURE, Records
 from streamapp.core.joining.table import PENDING, Rows
-from streamapp.core.joining.words import Words
+from streamapp.core.joining.words import Vocabularies, Words
 from streamapp.core.settings import Label
 from streamapp.errors import DecodeError
 
@@ -67,20 +67,46 @@ class Run:
     events: Sequence[Any]
     ids: list[str]
     ts: Floats
-    strays: NDArray[np.bool_] | None
-    """Whose key is not their prediction_id or belongs elsewhere; None: nobody's."""
-    hashes: Hashes | None
-    """Of the ids, where they are needed."""
+    partition: int
+    """Where they come from."""
+    partitions: int | None
+    """How many there are; None: nobody looks at the keys."""
+    names: Keys
+    """The ids as bytes."""
+    keyed: bool
+    """Whether every key is the id."""
+    _strays: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def hashes(self) -> Hashes:
+        """Return the hashes of the ids, shape (n,)."""
+        return hash64(self.names)
+
+    def strays(self) -> NDArray[np.bool_] | None:
+        """Return whose key is not the id or belongs elsewhere; None: nobody looks."""
+        if self.partitions is None:
+            return None
+        if self._strays is None:
+            self._strays = partitions_of(self.names, self.partitions) != self.partition
+            if not self.keyed:
+                keys = [self.records.keys[self.place(row)] for row in range(len(self))]
+                pairs = zip(keys, self.ids, strict=True)
+                self._strays |= np.array([key != wanted.encode() for key, wanted in pairs], dtype=np.bool_)
+        return self._strays
+
+    def stray(self, row: int) -> bool:
+        """Return whether that is so for one of them."""
+        strays = self.strays()
+        return strays is not None and bool(strays[row])
 
     def place(self, row: int) -> int:
         """Return which of the records a good one is."""
         return row if self.places is None else int(self.places[row])
 
 
-def run(records: Records, event: type[Any], partition: int, partitions: int | None, *, hashed: bool) -> Run:
+def run(records: Records, event: type[Any], partition: int, partitions: int | None) -> Run:
     """Return records as columns.
 
     Args:
@@ -88,7 +114,6 @@ def run(records: Records, event: type[Any], partition: int, partitions: int | No
         event: What they are.
         partition: Where they come from.
         partitions: How many there are; None: do not look at the keys.
-        hashed: Whether the hashes of the ids are needed.
 
     Raises:
         TypeError: An event is of another topic.
@@ -120,43 +145,43 @@ def run(records: Records, event: type[Any], partition: int, partitions: int | No
         offsets, log_times = offsets[places], log_times[places]
         keys = [keys[place] for place in places.tolist()]
     ids = [found.prediction_id for found in events]
-    strays: NDArray[np.bool_] | None = None
-    hashes: Hashes | None = None
-    if ids and (hashed or partitions is not None):
-        encoded = [prediction_id.encode() for prediction_id in ids]
-        joined = Keys(encoded)
-        if hashed:
-            hashes = hash64(joined)
-        if partitions is not None:
-            strays = partitions_of(joined, partitions) != partition
-            if encoded != keys:
-                strays |= np.array([key != wanted for key, wanted in zip(keys, encoded, strict=True)], dtype=np.bool_)
-            if not strays.any():
-                strays = None
-    return Run(records, places, faults, offsets, log_times, events, ids, ts, strays, hashes)
+    names, keyed = _names(ids, keys)
+    return Run(records, places, faults, offsets, log_times, events, ids, ts, partition, partitions, names, keyed)
 
 
-def prediction_rows(run: Run, codes: Any, versions: Words, series: Words, units: Words, labels: Words) -> Rows:
+def _names(ids: Sequence[str], keys: Sequence[bytes | None]) -> tuple[Keys, bool]:
+    """Return ids as bytes, and whether they are the keys."""
+    try:
+        given = Keys.of(keys)  # type: ignore[arg-type]
+    except TypeError:  # there is a record without a key
+        given = None
+    # Together: one by one takes several times as long.
+    if given is not None and "".join(ids).encode() == given.bytes:
+        sizes = list(map(len, ids))
+        if sizes == given.sizes:
+            return given, True
+    return Keys.of([key.encode() for key in ids]), list(keys) == [key.encode() for key in ids]
+
+
+def prediction_rows(run: Run, codes: Any, hashes: Hashes, words: Vocabularies) -> Rows:
     """Return predictions as rows of the table, shape (n,).
 
     Args:
-        run: At least one prediction, with hashes.
+        run: At least one prediction.
         codes: Of their groups, shape (n,).
-        versions: Vocabulary; likewise the next.
-        series: See there.
-        units: See there.
-        labels: See there.
+        hashes: Of their ids, likewise.
+        words: What strings have their codes from.
     """
     events: Sequence[Prediction] = run.events
     rows = np.empty(len(run), PENDING)
-    rows["ts"], rows["log_time"], rows["offset"], rows["id_hash"] = run.ts, run.log_times, run.offsets, run.hashes
-    rows["kind"], rows["number"] = label_columns([p.prediction for p in events], labels)
+    rows["ts"], rows["log_time"], rows["offset"], rows["id_hash"] = run.ts, run.log_times, run.offsets, hashes
+    rows["kind"], rows["number"] = label_columns([p.prediction for p in events], words.label)
     rows["score"] = scalars([p.scores for p in events])
     rows["latency"] = floats([p.latency for p in events])
     rows["group"] = codes
-    rows["version"] = versions.codes([p.version for p in events])
-    rows["series"] = series.codes([p.series for p in events])
-    rows["unit"] = units.codes([p.unit for p in events])
+    rows["version"] = words.version.codes([p.version for p in events])
+    rows["series"] = words.series.codes([p.series for p in events])
+    rows["unit"] = words.unit.codes([p.unit for p in events])
     rows["state"], rows["refused"], rows["linked"], rows["next"] = 0, 0, 0, -1
     return rows
 

@@ -5,17 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from streamapp.core.events import Bytes, DeadLetter, Floats, Ints
+from streamapp.core.events import Bytes, DeadLetter, Floats, Hashes, Ints
 from streamapp.core.joining.deadlines import Deadlines, deadlines
 from streamapp.core.joining.early import Early, EarlyOutcomes
 from streamapp.core.joining.groups import Groups
 from streamapp.core.joining.pages import Pages
-from streamapp.core.joining.remembered import Remembered
-from streamapp.core.joining.results import NO_ENDS, Ends, Vocabularies, together
+from streamapp.core.joining.remembered import RESOLVED, Remembered
+from streamapp.core.joining.results import NO_ENDS, Ends, together
 from streamapp.core.joining.roster import Limits, Roster
-from streamapp.core.joining.table import ENDED, PENDING, RESOLVED, WAITS, Rows, Table
+from streamapp.core.joining.table import PENDING, WAITS, Rows, Table
 from streamapp.core.joining.tally import Tally
-from streamapp.core.joining.words import Words
+from streamapp.core.joining.words import Vocabularies, Words
 from streamapp.core.settings import Settings
 
 FEW = 4096
@@ -35,7 +35,7 @@ class State:
         self.groups = Groups(settings, self.roster, self.words.label)
         self.table = Table()
         self.deadlines = Deadlines(self.table)
-        self.remembered = Remembered(self.table)
+        self.remembered = Remembered()
         # The model of an outcome without a prediction is unknown, so the most patient one decides.
         self.early = EarlyOutcomes(max(float(s.grace) for s in (settings.defaults, *settings.models.values())))
         self.pending_pages = Pages("pending")
@@ -61,9 +61,8 @@ class State:
         self.predictions.accepted += len(rows)
         self.pending_pages.add_all(rows["offset"])
         if self.groups.collecting:
-            found = self.groups.settings[rows["group"]]
-            self.predictions.other_model += int(np.count_nonzero(found["other_model"]))
-            self.predictions.other_group += int(np.count_nonzero(found["other_group"]))
+            self.predictions.other_model += int(np.count_nonzero(self.groups.of(rows["group"], "other_model")))
+            self.predictions.other_group += int(np.count_nonzero(self.groups.of(rows["group"], "other_group")))
         self._accepted.append(rows)
 
     def wait(self, places: Ints, rows: Rows) -> None:
@@ -77,7 +76,8 @@ class State:
     ) -> None:
         """Let predictions wait that waited before a restart; *rows* say all but their state."""
         table = self.table
-        places = table.fill(rows, ids, features, tables)
+        places = table.room(len(rows))
+        table.put(places, rows, ids, features, tables)
         numbers = places.tolist()
         firsts = list(map(table.by_id.setdefault, ids, numbers))
         if firsts != numbers:
@@ -87,21 +87,30 @@ class State:
         self.wait(places, rows)
 
     def end(
-        self, places: Ints, outcomes: Rows, verdict: Bytes, moment: Floats, cause: int | Bytes, *, known: bool
+        self,
+        places: Ints,
+        rows: Rows,
+        outcomes: Rows,
+        verdict: Bytes,
+        moment: Floats,
+        cause: int | Bytes,
+        *,
+        known: bool,
     ) -> Ends:
         """Give predictions their verdict, and remember them.
 
         Args:
-            places: Rows of the table, shape (n,).
+            places: Rows of the table, shape (n,); they are not found by their ids any more.
+            rows: What stands there.
             outcomes: What they are matched with, shape (n,).
             verdict: Shape (n,).
             moment: Log times, shape (n,).
             cause: Of all, or of each, as of :mod:`streamapp.core.joining.results`.
             known: Whether these outcomes came, and may answer for other groups too.
         """
-        rows, table = self.table.take(places), self.table
-        found = self.groups.settings[rows["group"]]
-        horizon = moment + found["remember"]
+        table, codes = self.table, rows["group"]
+        remember = self.groups.of(codes, "remember")
+        horizon = moment + remember
         features = table.features[places].tolist()
         tables = None if table.scores is None else table.scores[places].tolist()
         if tables is not None and tables.count(None) == len(tables):
@@ -117,8 +126,10 @@ class State:
             tables=tables,
         )
         self.strike(rows)
-        table.resolve(places, remembrance(outcomes, rows, horizon, found["name"], known=known))
-        self.remembered.add(places, horizon, found["remember"])
+        table.free(places)
+        self.remembered.add(
+            remembrance(outcomes, rows["id_hash"], horizon, self.groups.of(codes, "name"), known=known), remember
+        )
         return ends
 
     def strike(self, rows: Rows) -> None:
@@ -216,64 +227,64 @@ class State:
 
     def _sweep_words(self) -> None:
         table, words = self.table, self.words
-        if all(len(w) <= 2 * table.live + FEW for w in (words.version, words.series, words.unit)) and (
-            len(words.label) <= 4 * table.live + FEW and len(self.groups.names) <= 2 * table.live + FEW
+        live = table.live + len(self.remembered)
+        if all(len(w) <= 2 * live + FEW for w in (words.version, words.series, words.unit)) and (
+            len(words.label) <= 4 * live + FEW and len(self.groups.names) <= 2 * live + FEW
         ):
             return
-        waiting, ended = table.waiting(), table.ended()
+        waiting = table.waiting()
         for name in ("version", "series", "unit"):
             vocabulary: Words = getattr(words, name)
             codes = table.rows[name][waiting]
             table.rows[name][waiting] = vocabulary.keep(codes)[codes]
-        self._sweep_labels(waiting, ended)
-        self._sweep_names(ended)
+        self._sweep_labels(waiting)
+        self._sweep_names()
 
-    def _sweep_labels(self, waiting: Ints, ended: Ints) -> None:
+    def _sweep_labels(self, waiting: Ints) -> None:
         groups = self.groups.settings[: len(self.groups.pairs)]
-        columns = (
+        columns = [
             (self.table.rows, "number", waiting[self.table.rows["kind"][waiting] == _STRING]),
-            (self.table.resolved, "outcome_number", ended[self.table.resolved["outcome_kind"][ended] == _STRING]),
+            *(
+                (segment.rows, "outcome_number", np.flatnonzero(segment.rows["outcome_kind"] == _STRING))
+                for segment in self.remembered.segments()
+            ),
             (groups, "assumed", np.flatnonzero(groups["assumed_kind"] == _STRING)),
-        )
+        ]
         codes = [rows[name][places].astype(np.int64) for rows, name, places in columns]
         mapping = self.words.label.keep(np.concatenate(codes))
         for (rows, name, places), before in zip(columns, codes, strict=True):
             rows[name][places] = mapping[before]
 
-    def _sweep_names(self, ended: Ints) -> None:
+    def _sweep_names(self) -> None:
         groups = self.groups.settings[: len(self.groups.pairs)]
-        everywhere = np.arange(len(groups))
-        columns = (
-            (self.table.resolved, "name", ended),
-            (groups, "name", everywhere),
-            (groups, "counted", everywhere),
-        )
-        codes = [rows[name][places] for rows, name, places in columns]
+        columns = [
+            *((segment.rows, "name") for segment in self.remembered.segments()),
+            (groups, "name"),
+            (groups, "counted"),
+        ]
+        codes = [rows[name].copy() for rows, name in columns]
         mapping = self.groups.names.keep(np.concatenate(codes))
-        for (rows, name, places), before in zip(columns, codes, strict=True):
-            rows[name][places] = mapping[before]
+        for (rows, name), before in zip(columns, codes, strict=True):
+            rows[name] = mapping[before]
 
 
 _STRING = 3
 
 
-def remembrance(outcomes: Rows, rows: Rows, horizon: Floats, name: Any, *, known: bool) -> Rows:
+def remembrance(outcomes: Rows, hashes: Hashes, horizon: Floats, name: Any, *, known: bool) -> Rows:
     """Return what is remembered of ends, shape (n,), of dtype RESOLVED."""
-    made = np.zeros(len(rows), RESOLVED)
+    made = np.empty(len(hashes), RESOLVED)
     made["horizon"] = horizon
     made["outcome_log_time"] = outcomes["log_time"]
     made["outcome_offset"] = outcomes["offset"] if known else -1
-    made["id_hash"] = rows["id_hash"]
+    made["id_hash"] = hashes
     made["outcome_number"] = outcomes["number"]
     made["outcome_ts"] = outcomes["ts"]
     made["outcome_loss"] = outcomes["loss"]
-    made["name"] = name
-    made["next"] = rows["next"]
     made["revision"] = outcomes["revision"]
+    made["name"] = name
     made["outcome_kind"] = outcomes["kind"]
     made["outcome_source"] = outcomes["source"]
     made["censored"] = outcomes["censored"]
     made["known"] = known
-    made["state"] = ENDED
-    made["linked"] = rows["linked"]
     return made

@@ -1,11 +1,7 @@
-"""Predictions that wait and those that are remembered: rows of one table, found by prediction_id.
+"""Predictions that wait: rows of one table, found by prediction_id."""
 
-A prediction keeps its row from its arrival until it is forgotten. While it waits, the row holds what it said
-(:data:`PENDING`); once it is resolved, the same bytes hold what is remembered of its end (:data:`RESOLVED`).
-"""
-
-from collections import deque
 from collections.abc import Sequence
+from itertools import compress, repeat
 from typing import Any
 
 import numpy as np
@@ -14,11 +10,10 @@ from numpy.typing import NDArray
 from streamapp.core.events import Ints
 
 Rows = NDArray[Any]
-"""Of dtype :data:`PENDING` or :data:`RESOLVED`, shape (n,)."""
+"""Of a dtype with fields, shape (n,)."""
 
 WAITS = 1
-ENDED = 2
-"""Values of ``state``; 0: the row is free."""
+"""Value of ``state``; 0: the row is free, or was just taken."""
 
 PENDING = np.dtype(
     [
@@ -41,35 +36,7 @@ PENDING = np.dtype(
     ]
 )
 """``number``, ``kind``: the answer; ``group``, ``version``, ``series``, ``unit``: codes; ``next``: the row that has the
-same id and came next, -1 for none; ``linked``: several rows have this id; ``refused``: an outcome did not belong."""
-
-RESOLVED = np.dtype(
-    {
-        "names": [
-            "horizon",
-            "outcome_log_time",
-            "outcome_offset",
-            "id_hash",
-            "outcome_number",
-            "outcome_ts",
-            "outcome_loss",
-            "name",
-            "next",
-            "revision",
-            "outcome_kind",
-            "outcome_source",
-            "censored",
-            "known",
-            "state",
-            "linked",
-        ],
-        "formats": ["f8", "f8", "i8", "u8", "f8", "f8", "f8", "i4", "i4", "i8", "u1", "u1", "u1", "u1", "u1", "u1"],
-        "offsets": [0, 8, 16, 24, 32, 40, 48, 56, 60, 64, 72, 73, 74, 75, 77, 79],
-        "itemsize": PENDING.itemsize,
-    }
-)
-"""``horizon``: last log time at which it is remembered; ``outcome_offset``: -1 where none came; ``name``: code of the
-group's own name; ``known``: whether the outcome itself is at hand."""
+same id and came next, -1 for none; ``linked``: several rows had this id; ``refused``: an outcome did not belong."""
 
 _WHOLE = np.dtype((np.void, PENDING.itemsize))
 FIRST = 1024
@@ -81,20 +48,16 @@ class Table:
 
     def __init__(self) -> None:
         self.rows: Rows = np.zeros(FIRST, PENDING)
-        self.resolved: Rows = self.rows.view(RESOLVED)
-        """The same bytes."""
         self.ids: NDArray[np.object_] = np.empty(FIRST, np.object_)
-        """prediction_id by row; None where only its hash is known."""
+        """prediction_id by row."""
         self.features: NDArray[np.object_] = np.empty(FIRST, np.object_)
-        """JSON as bytes, of what waits."""
+        """JSON as bytes."""
         self.scores: NDArray[np.object_] | None = None
-        """Probabilities by class or None, of what waits; no column before any prediction gave them."""
+        """Probabilities by class or None; no column before any prediction gave them."""
         self.by_id: dict[str, int] = {}
         """First row of each id."""
         self.live = 0
         """Rows in use."""
-        self._marks: NDArray[np.int32] = np.empty(FIRST, np.int32)
-        """Room for :meth:`distinct`."""
         self._free: list[Ints] = []
         self._end = 0
         """No row from here on was ever in use."""
@@ -117,15 +80,35 @@ class Table:
                 self._grow(max(self._end, 2 * len(self.rows)))
         return taken[0] if len(taken) == 1 else np.concatenate(taken)
 
-    def put(self, rows: Rows, ids: Sequence[str], features: Sequence[bytes], scores: Sequence[Any] | None) -> Ints:
-        """Add predictions whose ids the table does not have, each another; return their rows."""
-        places = self.fill(rows, ids, features, scores)
-        self.by_id.update(zip(ids, places.tolist(), strict=True))
-        return places
+    def claim(self, ids: Sequence[str]) -> tuple[Ints, set[str]]:
+        """Return rows for predictions, and those of the ids that come more than once or wait already.
 
-    def fill(self, rows: Rows, ids: Sequence[str], features: Sequence[bytes], scores: Sequence[Any] | None) -> Ints:
-        """Add predictions that cannot be found by their ids yet; return their rows."""
+        The others find their rows from now on; :meth:`renounce` takes that back.
+        """
         places = self.room(len(ids))
+        numbers = places.tolist()
+        firsts = list(map(self.by_id.setdefault, ids, numbers))
+        if firsts == numbers:
+            return places, set()
+        taken = {key for key, number, first in zip(ids, numbers, firsts, strict=True) if number != first}
+        mine = set(numbers)
+        for key in taken:
+            if self.by_id[key] in mine:
+                del self.by_id[key]
+        return places, taken
+
+    def renounce(self, ids: Sequence[str], places: Ints, mask: NDArray[np.bool_]) -> Ints:
+        """Let go of those of the claimed rows that a mask says, and return the others."""
+        for key, place in zip(compress(ids, mask.tolist()), places[mask].tolist(), strict=True):
+            if self.by_id.get(key) == place:
+                del self.by_id[key]
+        self._let_go(places[mask])
+        return places[~mask]
+
+    def put(
+        self, places: Ints, rows: Rows, ids: Sequence[str], features: Sequence[bytes], scores: Sequence[Any] | None
+    ) -> None:
+        """Say which predictions stand in some rows."""
         self.rows.view(_WHOLE)[places] = rows.view(_WHOLE)
         self.ids[places] = ids
         self.features[places] = features
@@ -133,7 +116,14 @@ class Table:
             if self.scores is None:
                 self.scores = np.empty(len(self.rows), np.object_)
             self.scores[places] = _objects(scores)
-        return places
+
+    def draw(self, ids: Sequence[str]) -> Ints:
+        """Return the first row of each id, no longer found by it, -1 where there is none (any more); shape (n,)."""
+        return np.fromiter(map(self.by_id.pop, ids, repeat(-1)), dtype=np.int64, count=len(ids))
+
+    def give_back(self, ids: Sequence[str], places: Ints) -> None:
+        """Let rows be found again that were drawn; -1 says that none was."""
+        self.by_id.update((key, place) for key, place in zip(ids, places.tolist(), strict=True) if place >= 0)
 
     def join_chain(self, prediction_id: str, place: int) -> None:
         """Put a row behind the others of its id."""
@@ -158,43 +148,33 @@ class Table:
         # numpy copies a row of many fields field by field; as plain bytes it is six times as fast.
         return self.rows.view(_WHOLE).take(places).view(PENDING)
 
-    def distinct(self, places: Ints) -> bool:
-        """Return whether no row comes twice among some; -1 may."""
-        numbers = np.arange(len(places), dtype=np.int32)
-        self._marks[places] = numbers
-        return bool(((self._marks[places] == numbers) | (places < 0)).all())
-
-    def resolve(self, places: Ints, rows: Rows) -> None:
-        """Let rows, of dtype :data:`RESOLVED`, stand where predictions were that waited."""
-        self.rows.view(_WHOLE)[places] = rows.view(_WHOLE)
-        self.features[places] = None
-        if self.scores is not None:
-            self.scores[places] = None
-
-    def free(self, places: Ints) -> None:
-        """Let rows go, with their ids."""
+    def unlink(self, places: Ints) -> None:
+        """Let rows no longer be found by their ids."""
         linked = self.rows["linked"][places] != 0
         alone = places
         if linked.any():
             for place in places[linked].tolist():
                 self._unlink(place)
             alone = places[~linked]
-        ids = self.ids[alone].tolist()
-        if None in ids:
-            ids = [prediction_id for prediction_id in ids if prediction_id is not None]
-        deque(map(self.by_id.__delitem__, ids), maxlen=0)
+        for key in self.ids[alone].tolist():
+            del self.by_id[key]
+
+    def free(self, places: Ints) -> None:
+        """Let rows go that are not found by their ids any more."""
         self.ids[places] = None
+        self.features[places] = None
+        if self.scores is not None:
+            self.scores[places] = None
         self.rows["state"][places] = 0
+        self._let_go(places)
+
+    def _let_go(self, places: Ints) -> None:
         self.live -= len(places)
         self._free.append(places)
 
     def waiting(self) -> Ints:
         """Return the rows of all that wait."""
         return np.flatnonzero(self.rows["state"][: self._end] == WAITS)
-
-    def ended(self) -> Ints:
-        """Return the rows of all that are remembered."""
-        return np.flatnonzero(self.rows["state"][: self._end] == ENDED)
 
     def _unlink(self, place: int) -> None:
         prediction_id = self.ids[place]
@@ -211,8 +191,7 @@ class Table:
     def _grow(self, size: int) -> None:
         rows = np.zeros(size, PENDING)
         rows.view(_WHOLE)[: len(self.rows)] = self.rows.view(_WHOLE)
-        self.rows, self.resolved = rows, rows.view(RESOLVED)
-        self._marks = np.empty(size, np.int32)
+        self.rows = rows
         for column in (self.ids, self.features) if self.scores is None else (self.ids, self.features, self.scores):
             # Where they are, they grow in place: a copy would touch every object. Nobody keeps a view of them.
             before = len(column)

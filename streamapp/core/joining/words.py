@@ -1,6 +1,7 @@
 """Strings that repeat, as codes: equal strings have equal codes, None is -1."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -58,6 +59,16 @@ class Words:
         mapping[kept] = np.arange(len(kept), dtype=np.int32)
         self._codes = {None: -1, **{word: code for code, word in enumerate(self._words)}}
         return mapping
+
+
+@dataclass(slots=True)
+class Vocabularies:
+    """Words by code, of the columns of the table."""
+
+    version: Words
+    series: Words
+    unit: Words
+    label: Words
 
 
 def firsts(codes: Codes | Ints, size: int) -> tuple[Ints, Codes]:
