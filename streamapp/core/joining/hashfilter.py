@@ -4,7 +4,7 @@ Source: B. H. Bloom, Space/time trade-offs in hash coding with allowable errors,
 bit: numpy then sets and reads them without a loop.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,13 @@ from streamapp.core.events import Hashes, Ints
 FIRST = 1 << 14
 """Bytes of a new filter."""
 ROOM = 16
-"""Bytes for each hash, at least: of hashes that were not added, at most one in 64 looks as if it was."""
-_SHIFT = np.uint64(32)
+"""Bytes for each hash, at least: of hashes that were not added, at most one in 150 looks as if it was."""
+_SHIFTS = tuple(map(np.uint64, (0, 21, 42)))
+"""Which bits of a hash say each of its places."""
 
 
 class HashFilter:
-    """Two bytes are set for each hash, at places that its lower and its upper half say."""
+    """Three bytes are set for each hash, at places that its parts say."""
 
     def __init__(self) -> None:
         self._marks = np.zeros(FIRST, np.uint8)
@@ -42,8 +43,8 @@ class HashFilter:
 
     def may_have(self, hashes: Hashes) -> NDArray[np.bool_]:
         """Return which hashes may have been added; where it says no, none was. Shape (n,)."""
-        first, second = self._places(hashes)
-        return (self._marks.take(first) & self._marks.take(second)).view(np.bool_)
+        first, second, third = (self._marks.take(places) for places in self._places(hashes))
+        return (first & second & third).view(np.bool_)
 
     def renew(self, parts: Iterable[Hashes], count: int) -> None:
         """Begin anew with the hashes of some parts, *count* in all, and room for as many more."""
@@ -55,6 +56,7 @@ class HashFilter:
         for hashes in parts:
             self.add(hashes)
 
-    def _places(self, hashes: Hashes) -> tuple[Ints, Ints]:
+    def _places(self, hashes: Hashes) -> Iterator[Ints]:
         mask = np.uint64(len(self._marks) - 1)
-        return (hashes & mask).view(np.int64), ((hashes >> _SHIFT) & mask).view(np.int64)
+        for shift in _SHIFTS:
+            yield ((hashes >> shift) & mask).view(np.int64)

@@ -21,10 +21,10 @@ from streamapp.core.events import Codes, Ints, Verdict
 from streamapp.core.joining.groups import Groups
 from streamapp.core.joining.intake import Intake
 from streamapp.core.joining.pages import Pages
+from streamapp.core.joining.remembered import RESOLVED
 from streamapp.core.joining.results import Ends
 from streamapp.core.joining.state import State
 from streamapp.core.joining.stragglers import Stragglers
-from streamapp.core.joining.remembered import RESOLVED
 from streamapp.core.joining.table import Rows
 from streamapp.core.joining.tally import Tally
 from streamapp.core.joining.words import Words, firsts

@@ -35,7 +35,7 @@ RESOLVED = np.dtype(
 group's own name; ``known``: whether the outcome itself is at hand."""
 
 _WHOLE = np.dtype((np.void, RESOLVED.itemsize))
-SEGMENT_ROWS = 1 << 16
+SEGMENT_ROWS = 1 << 18
 """Of one segment, or an eighth of all where that is more."""
 SEGMENTS = 4
 """Segments that the time for which something is remembered is divided into, at least."""

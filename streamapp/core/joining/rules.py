@@ -359,9 +359,7 @@ class Rules:
             verdict = np.where(outcomes["censored"], int(Verdict.CENSORED), int(Verdict.JOINED)).astype(np.uint8)
             places, cause = _places(rows), np.array(causes, dtype=np.uint8)
             table.unlink(places)
-            ended.append(
-                state.end(places, table.take(places), outcomes, verdict, np.array(moments), cause, known=True)
-            )
+            ended.append(state.end(places, table.take(places), outcomes, verdict, np.array(moments), cause, known=True))
         return ended
 
     def _put(self) -> Ints:
