@@ -1,5 +1,6 @@
 """What a pair costs when there is more of everything: CPU time of streamapp, as ratios of interleaved runs."""
 
+import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from benchmarks.report import cell, figures, machine, print_wide, ratios
 from streamapp.core.join import Limits
 
 READY = 60.0
+READ_RATE = 20_000
+"""Predictions a second that a worker reads at least."""
 UNNAMED = Limits().models
 """Models that are counted under their own names without being named in the settings."""
 
@@ -29,7 +32,8 @@ class Case:
     workers: int = 1
     scored_partitions: int = 1
     held: bool = False
-    """The input is shown only once all workers are ready: else the first to start would do much of the work."""
+    """The pairs are shown only once all workers are ready, and what waits for ever has been read: else the first to
+    start would do much of the work, and what is there before the pairs would count as theirs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +63,8 @@ def comparisons(pairs: int) -> tuple[Comparison, ...]:
             name="pending",
             title="1 000 000 pending predictions ÷ 10 000",
             target=1.2,
-            above=Case(shape=replace(plain, pending=1_000_000)),
-            below=Case(shape=replace(plain, pending=10_000)),
+            above=Case(shape=replace(plain, pending=1_000_000), held=True),
+            below=Case(shape=replace(plain, pending=10_000), held=True),
         ),
         Comparison(
             name="workers",
@@ -81,8 +85,6 @@ def run_case(arena: Arena, case: Case) -> Run:
 
 
 def _run(arena: Arena, case: Case, recording: Recording, release: Callable[[], None] | None) -> Run:
-    # Where predictions never get an outcome, they come first: these are past when a third of the pairs is done.
-    warm_up = 0.3 if case.shape.pending else 0.0
     with arena.stage(recording, scored_partitions=case.scored_partitions) as stage:
         many = case.shape.models > UNNAMED
         contestant = streamapp(stage, workers=case.workers, environ=_named(stage, case.shape) if many else {})
@@ -92,7 +94,7 @@ def _run(arena: Arena, case: Case, recording: Recording, release: Callable[[], N
                 release()
             # A summary of so many models takes longer than anybody waits for it.
             results = (lambda _: recording.truth) if many else streamapp_results
-            return measure(contestant, recording, results, warm_up=warm_up)
+            return measure(contestant, recording, results)
         finally:
             contestant.close()
 
@@ -105,18 +107,22 @@ def _named(stage: Stage, shape: Shape) -> dict[str, str]:
 
 
 def wait_until_ready(contestant: Contestant, case: Case) -> None:
-    """Return once all workers are ready, all partitions are theirs, and each has some.
+    """Return once all workers are ready, all partitions are theirs, each has some, and what waits for ever does.
 
     Raises:
         RuntimeError: That takes too long.
     """
-    deadline = time.monotonic() + READY
+    deadline = time.monotonic() + READY + case.shape.pending / READ_RATE
     while True:
         joiners = [_joiners(process.get("/readyz")) for process in contestant.processes]
-        if all(joiners) and sum(joiners) == case.shape.partitions:
+        waiting = math.fsum(process.sum("streamapp_pending_predictions{") for process in contestant.processes)
+        if all(joiners) and sum(joiners) == case.shape.partitions and waiting == case.shape.pending:
             return
         if time.monotonic() > deadline:
-            raise RuntimeError(f"not ready within {READY:g} s, partitions by worker {joiners}: {contestant.tail()}")
+            raise RuntimeError(
+                f"not ready in time, partitions by worker {joiners}, {waiting:.0f} predictions wait:"
+                f" {contestant.tail()}"
+            )
         time.sleep(0.2)
 
 

@@ -92,7 +92,7 @@ CURVES = (
         across="predictions that wait for their outcome",
         places=(1_000, 10_000, 100_000, 1_000_000),
         ways=("core", "worker"),
-        case=lambda shape, n: Case(shape=replace(shape, pending=n)),
+        case=lambda shape, n: Case(shape=replace(shape, pending=n), held=True),
         memory=True,
         huge=(10_000_000,),
     ),

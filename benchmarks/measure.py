@@ -60,7 +60,6 @@ def measure(
     recording: Recording,
     results: Callable[[Contestant], dict[Key, Score]],
     *,
-    warm_up: float = 0.0,
     at_warm: Callable[[], None] = lambda: None,
     at_end: Callable[[], None] = lambda: None,
 ) -> Run:
@@ -72,7 +71,6 @@ def measure(
         contestant: Just started; it is the caller's to end.
         recording: What it reads.
         results: How it says what it found.
-        warm_up: Share of the pairs that is done before measuring begins; 0: it begins with the work.
         at_warm: Called when measuring may begin; what counts is the last time.
         at_end: Called when the last pair is counted.
 
@@ -87,16 +85,13 @@ def measure(
     while last.pairs < pairs:
         sample = contestant.sample()
         took = time.monotonic() - sample.at
-        if not warm_up and not sample.pairs and contestant.answers():
+        if not sample.pairs and contestant.answers():
             idle = sample.cpu_before - before.cpu_after < IDLE * (sample.at - before.at)
             if first is start or idle:
                 first = sample
                 at_warm()
         before = sample
         if sample.pairs > last.pairs:
-            if first is start and warm_up and warm_up * pairs <= sample.pairs < pairs:
-                first = sample
-                at_warm()
             last = sample
         if sample.at - last.at > STANDSTILL + 2 * took:
             done = f"{last.pairs:.0f} of {pairs}"

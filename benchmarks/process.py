@@ -97,8 +97,12 @@ class Process:
 
     def pairs(self) -> float:
         """Return the pairs done, 0 until it answers."""
+        return self.sum(self._counter)
+
+    def sum(self, series: str) -> float:
+        """Return the sum of the series whose lines in ``/metrics`` begin so, 0 until it answers."""
         text = (self.get("/metrics") or b"").decode()
-        return math.fsum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(self._counter))
+        return math.fsum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(series))
 
     def peak_memory(self) -> int:
         """Return its largest resident memory so far in bytes."""

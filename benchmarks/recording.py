@@ -23,7 +23,7 @@ SPAN = 10 * 86_400.0
 DELAY = 60.0
 """Mean seconds of event time between prediction and outcome."""
 HELD_MS = 600_000
-"""Longest time for which a recording is held back."""
+"""Longest time that writing what was held back may take."""
 NAMES = ("amount", "age", "hour", "speed", "distance", "count")
 
 Events = list[tuple[bytes, bytes]]
@@ -64,6 +64,7 @@ class Recording:
     topics: Topics
     shape: Shape
     bytes: int
+    """Of the messages written, without those held back."""
     truth: dict[Key, Score]
 
 
@@ -227,7 +228,8 @@ class Recorder:
         broker: ``host:port``.
         topics: Where to.
         shape: What.
-        held: Write all in one transaction: who reads committed sees nothing until :meth:`release`, and then all.
+        held: Keep all pairs back until :meth:`release`, which shows them at one moment; predictions that wait for ever
+            are there before.
     """
 
     def __init__(self, broker: str, topics: Topics, shape: Shape, *, held: bool = False) -> None:
@@ -237,15 +239,16 @@ class Recorder:
         self._held = held
         self._runner = asyncio.Runner()
         self._producer: aiokafka.AIOKafkaProducer
+        self._events = events(shape, time.time())
 
     def write(self) -> Recording:
-        """Write all there is."""
+        """Write all there is, but for what is held back."""
         return self._runner.run(self._write())
 
     def release(self) -> None:
-        """Show what was held back."""
+        """Write what was held back in one transaction, so that who reads committed sees all of it or nothing."""
         if self._held:
-            self._runner.run(self._producer.commit_transaction())
+            self._runner.run(self._release())
 
     def close(self) -> None:
         """Let go of the broker."""
@@ -258,13 +261,26 @@ class Recorder:
             bootstrap_servers=self._broker, max_batch_size=1 << 20, linger_ms=5, **transaction
         )
         await self._producer.start()
-        if self._held:
-            await self._producer.begin_transaction()
-        size = 0
-        for topic, rows in events(self._shape, time.time()):
-            size += sum(len(message) for _, message in rows)
-            await send(self._producer, self.topics.full(topic), rows, self._shape.partitions)
+        if not self._held:
+            size = sum([await self._send(topic, rows) for topic, rows in self._events])
+        else:
+            size, shown = 0, 0
+            while shown < self._shape.pending:
+                async with self._producer.transaction():
+                    topic, rows = next(self._events)
+                    size += await self._send(topic, rows)
+                    shown += len(rows)
         return Recording(self.topics, self._shape, size, truth(self._shape))
+
+    async def _release(self) -> None:
+        async with self._producer.transaction():
+            for topic, rows in self._events:
+                await self._send(topic, rows)
+
+    async def _send(self, topic: str, rows: Events) -> int:
+        """Send rows, and return the bytes of their messages."""
+        await send(self._producer, self.topics.full(topic), rows, self._shape.partitions)
+        return sum(len(message) for _, message in rows)
 
 
 async def send(producer: aiokafka.AIOKafkaProducer, topic: str, rows: Events, partitions: int) -> None:

@@ -89,7 +89,12 @@ class Search:
         self._partition = partition
         self._until = until
         self._around = replace(
-            around, counters=Counters(), producer=_nobody, end_proof=lambda _: None, worked=_never_worked
+            around,
+            counters=Counters(),
+            producer=_nobody,
+            end_proof=lambda _: None,
+            withheld=lambda _: None,
+            worked=_never_worked,
         )
 
     async def find(self) -> tuple[TP, int] | None:

@@ -144,6 +144,17 @@ class JoinerTask(Task):
         known = self.joiner.predictions_log_time if other == self.predictions else self.joiner.outcomes_log_time
         return batch if ended or (known is not None and _head(batch) <= known + SLACK) else None
 
+    def waits_for(self) -> str | None:
+        """Return the transaction that keeps one input from being read as far as the other was."""
+        for tp, other in (self.inputs, self.inputs[::-1]):
+            offset = self.around.withheld(other)
+            if self._held[tp] and not self._held[other] and offset is not None and self.position(other) >= offset:
+                return (
+                    f"the end of a transaction that somebody has open on {other.topic}[{other.partition}] since offset"
+                    f" {offset}: what lies behind it may not be read before, nor may what came later in {tp.topic}"
+                )
+        return None
+
     def paused(self) -> set[TP]:
         """Return the inputs of which enough is held back."""
         return {tp for tp, held in self._held.items() if len(held) >= HELD}

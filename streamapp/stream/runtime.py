@@ -111,6 +111,7 @@ class Runtime:
             topics=self.topics,
             worked=self._worked,
             end_proof=lambda tp: self._consumer.end_proof(tp),
+            withheld=lambda tp: self._consumer.withheld(tp),
             clock=time,
             reader=reader,
             producer=producer,

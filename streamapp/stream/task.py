@@ -82,6 +82,8 @@ class Surroundings:
     worked: Callable[[TP], Awaitable[bool]]
     """Whether the consumer group has a position on a partition, from whatever time."""
     end_proof: Callable[[TP], EndProof | None]
+    withheld: Callable[[TP], int | None]
+    """From which offset on a transaction that is open holds the records of a partition back."""
     clock: Callable[[], float]
     """Wall time: only where the broker gives none (no transactions, no log-append time)."""
     counters: Counters = field(default_factory=Counters)
@@ -276,6 +278,10 @@ class Task(ABC):
         """Hear that what was last taken is committed."""
         self.commits += 1
         self.committed_at = self.around.monotonic()
+
+    def waits_for(self) -> str | None:
+        """Return what somebody else has to end before anything more can be applied, None if nothing has to."""
+        return None
 
     def place(self) -> tuple[TP, int]:
         """Return an input, and the offset that must be passed before a failure there is behind us."""

@@ -137,6 +137,14 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         end = consumer.last_stable_offset(aio_tp) if self._transactions else consumer.highwater(aio_tp)
         return cast(int, end)
 
+    def withheld(self, tp: TP) -> int | None:
+        """Return the offset from which on a transaction that is open holds records back, None where none does."""
+        consumer, aio_tp = self._ensure_consumer(), aiokafka.TopicPartition(*tp)
+        stable, end = consumer.last_stable_offset(aio_tp), consumer.highwater(aio_tp)
+        if not self._transactions or stable is None or end is None or stable >= end:
+            return None
+        return cast(int, stable)
+
     async def group_position(self, tp: TP) -> int | None:
         """Return the group's own position on a partition, None if it never had one."""
         consumer = self._ensure_consumer()
@@ -310,6 +318,10 @@ class Consumer(driver.Consumer):
             return cast("int | None", self.highwater(tp))
         except Exception:  # the partition has been taken away meanwhile
             return None
+
+    def withheld(self, tp: TP) -> int | None:
+        """Return the offset from which on a transaction that is open holds records back, None where none does."""
+        return self._thread.withheld(tp)
 
     async def _drain_messages(self, fetcher: Any) -> None:
         while not (self.should_stop or fetcher.should_stop):

@@ -1,13 +1,16 @@
 """Sees when nothing moves any more: Faust and clients have been seen to fall asleep."""
 
+import logging
 from collections.abc import Callable, Iterable
 
 from faust.types import TP
 
 from streamapp.stream.task import Task
 
+logger = logging.getLogger(__name__)
+
 STUCK_AFTER = 60.0
-"""Seconds with lag and without any progress after which a task is stuck."""
+"""Seconds with lag and without any progress after which a task is stuck, or says what it waits for."""
 UNASSIGNED_AFTER = 300.0
 """Seconds without an assignment after which none will come."""
 
@@ -32,7 +35,11 @@ class Watchdog:
             if not behind:
                 task.progressed = now
             elif now - task.progressed > STUCK_AFTER:
-                return f"{task}: {behind} records behind and no progress for {STUCK_AFTER:g} s"
+                awaited = task.waits_for()
+                if awaited is None:
+                    return f"{task}: {behind} records behind and no progress for {STUCK_AFTER:g} s"
+                logger.warning("%s: has waited %g s for %s", task, STUCK_AFTER, awaited)
+                task.progressed = now
         return None
 
     def assigned(self) -> None:

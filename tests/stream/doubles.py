@@ -231,6 +231,8 @@ class MemoryConsumer:
         """Commits of the group's positions wait for it."""
         self.group_gate.set()
         self.proofs: dict[TP, EndProof] = {}
+        self.transactions: dict[TP, int] = {}
+        """Where one is open, by partition."""
         self.flows = True
         self.left = False
 
@@ -253,6 +255,9 @@ class MemoryConsumer:
 
     def end_proof(self, tp: TP) -> EndProof | None:
         return self.proofs.get(tp)
+
+    def withheld(self, tp: TP) -> int | None:
+        return self.transactions.get(tp)
 
     def clear_proofs(self) -> None:
         self.proofs.clear()
@@ -309,6 +314,7 @@ class Bench:
             topics=self.topics,
             worked=worked,
             end_proof=self.proofs.get,
+            withheld=lambda _: None,
             clock=self.broker.clock,
             reader=self.broker.reader,
             producer=self.broker.producer,

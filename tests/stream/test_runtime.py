@@ -775,6 +775,30 @@ def test_a_joiner_whose_other_input_neither_comes_nor_ends_is_stuck(stage: Stage
     run(work())
 
 
+def test_a_joiner_that_waits_for_the_end_of_a_transaction_says_so_and_is_not_stuck(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    outcomes = TP("t.outcomes", 0)
+
+    async def work() -> None:
+        await stage.own("joiner-0")
+        stage.consumer.clear_proofs()
+        stage.broker.append("t.predictions", prediction(0, START))
+        await stage.runtime.handle(stage.broker.batch("t.predictions", 0, 1))
+        loop = asyncio.create_task(stage.runtime.run())
+        stage.consumer.transactions[outcomes] = 0
+        await watched(stage, 10)
+        assert stage.runtime.ending is None
+        stage.consumer.transactions[outcomes] = 1  # there is something to read before it
+        await watched(stage, 10)
+        assert "no progress" in (stage.runtime.ending or "")
+        loop.cancel()
+
+    run(work())
+    assert "joiner-0: has waited 60 s for the end of a transaction" in caplog.text
+    assert "t.outcomes[0] since offset 0" in caplog.text
+
+
 def test_a_long_rebalance_does_not_count_as_standing_still(stage: Stage) -> None:
     async def work() -> None:
         await stage.own("monitor-0")
