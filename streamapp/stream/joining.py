@@ -26,6 +26,8 @@ from streamapp.stream.transport import Batch
 
 SLACK = 20.0
 """Seconds of log time by which one input may run ahead of the other without being held back."""
+AHEAD = 40_000
+"""Records that may have been decoded ahead of what the other input has reached: more would only fill memory and caches."""
 HELD = 2
 """Batches of one input that are held back before its fetching pauses."""
 TICK_INTERVAL = 1.0
@@ -142,7 +144,9 @@ class JoinerTask(Task):
         proof = self.around.end_proof(other)
         ended = proof is not None and proof.offset == self.position(other)
         known = self.joiner.predictions_log_time if other == self.predictions else self.joiner.outcomes_log_time
-        return batch if ended or (known is not None and _head(batch) <= known + SLACK) else None
+        if ended or (known is not None and _head(batch) <= known + SLACK and self.joiner.buffered() < AHEAD):
+            return batch
+        return None
 
     def waits_for(self) -> str | None:
         """Return the transaction that keeps one input from being read as far as the other was."""
