@@ -32,7 +32,7 @@ from streamapp.families import (
     Labels,
     Vocabulary,
 )
-from streamapp.pace import Pace, Paced
+from streamapp.pace import Pace
 
 __all__ = ["CAP", "DELAY_BOUNDS", "LATENCY_BOUNDS", "MOST_NEWS", "OTHER", "Exposition", "Snapshot"]
 
@@ -147,9 +147,7 @@ class Exposition(Collector):
             _model_gauges(families, model, self._settings)
             pace.step()
         families.overflow(snapshot.events)
-        for metric in families:
-            metric.samples = Paced(metric.samples, pace)  # they become text elsewhere
-            yield metric
+        yield from families
 
     def _hear(self, news: Callable[[], None]) -> None:
         self._news.append(news)

@@ -1,9 +1,9 @@
 """The families of one scrape: samples under the catalogue's names, and labels that take so many values at most."""
 
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from typing import Any
 
-import numpy as np
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -11,6 +11,7 @@ from prometheus_client.core import (
     Metric,
     SummaryMetricFamily,
 )
+from prometheus_client.samples import Sample
 
 from streamapp.catalogue import FAMILIES, Family
 from streamapp.core.joining.tally import OVERFLOWN
@@ -30,6 +31,8 @@ SUM, COUNT = -1, -2
 """Parts of a summary or histogram beside its buckets."""
 
 Labels = tuple[str, ...]
+Rows = dict[Labels, Any]
+"""By label values, the number of a gauge or counter; of a summary or histogram, numbers by part."""
 Key = tuple[str, Labels, int]
 """Family, label values, and part: :data:`SUM`, :data:`COUNT` or the number of a bucket; 0 for a plain counter."""
 
@@ -71,48 +74,38 @@ class Families:
 
     Args:
         labels: Their values so far.
-        pace: At which large ones are made.
+        pace: At which large ones are made, and gone through.
     """
 
     def __init__(self, labels: Vocabulary, pace: Pace) -> None:
         self._labels = labels
         self._pace = pace
-        # The libraries' families agree on everything but the arguments of add_metric.
-        self._metrics: dict[str, Any] = {family.name: _metric(family) for family in FAMILIES}
-        self._seen: set[tuple[str, Labels]] = set()
+        self._rows: dict[str, Rows] = {family.name: {} for family in FAMILIES}
 
     def __iter__(self) -> Iterator[Metric]:
-        return iter(self._metrics.values())
+        """Yield every family, with or without samples, in the order of the catalogue."""
+        for family in FAMILIES:
+            metric = _metric(family)
+            # Who writes them goes through them, and asks for no more of a list than that.
+            metric.samples = Samples(family, self._rows[family.name], self._pace)  # type: ignore[assignment]
+            yield metric
 
     def gauge(self, name: str, labels: Labels, value: float | None) -> None:
         """Add a gauge; None is no sample. Where values of labels have overflown the first one is shown."""
-        if value is None:
-            return
-        labels = self._capped(_FAMILY[name], labels)
-        if (name, labels) not in self._seen:
-            self._seen.add((name, labels))
-            self._metrics[name].add_metric(labels, value)
+        if value is not None:
+            self._rows[name].setdefault(self._capped(_FAMILY[name], labels), value)
 
     def counters(self, values: Mapping[Key, float]) -> None:
         """Add counters, summaries and histograms; those whose labels have overflown are added up."""
-        merged: dict[tuple[str, Labels], dict[int, float]] = {}
         for (name, labels, part), value in values.items():
-            parts = merged.setdefault((name, self._capped(_FAMILY[name], labels)), {})
-            parts[part] = parts.get(part, 0.0) + value
             self._pace.step()
-        for (name, labels), parts in merged.items():
-            self._pace.step()
-            metric = self._metrics[name]
-            if isinstance(metric, HistogramMetricFamily):
-                bounds = BOUNDS[name]
-                below = np.cumsum([parts.get(bucket, 0.0) for bucket in range(len(bounds) + 1)])
-                names = [*map(str, bounds), "+Inf"]
-                buckets = list(zip(names, below.tolist(), strict=True))
-                metric.add_metric(labels, buckets, parts.get(SUM, 0.0))
-            elif isinstance(metric, SummaryMetricFamily):
-                metric.add_metric(labels, int(parts.get(COUNT, 0.0)), parts.get(SUM, 0.0))
+            family = _FAMILY[name]
+            rows, labels = self._rows[name], self._capped(family, labels)
+            if family.type == "counter":
+                rows[labels] = rows.get(labels, 0.0) + value
             else:
-                metric.add_metric(labels, parts[0])
+                parts = rows.setdefault(labels, {})
+                parts[part] = parts.get(part, 0.0) + value
 
     def overflow(self, events: Mapping[tuple[str, str], int]) -> None:
         """Add how many label values have overflown, and how many predictions the joiner had to count as other."""
@@ -122,13 +115,50 @@ class Families:
                 label = mark.removeprefix("other_")
                 counts[label] = counts.get(label, 0) + count
         for label, count in counts.items():
-            self._metrics["streamapp_label_overflow_total"].add_metric((label,), count)
+            self._rows["streamapp_label_overflow_total"][label,] = count
 
     def _capped(self, family: Family, labels: Labels) -> Labels:
-        return tuple(
+        capped = tuple(
             self._labels.of(label, _clean(value)) if label not in _CLOSED else _clean(value)
             for label, value in zip(family.labels, labels, strict=True)
         )
+        return labels if capped == labels else capped  # the one that is there already: they are many
+
+
+class Samples:
+    """The samples of one family, each made when its turn comes.
+
+    Made beforehand they would be so many objects at a time that the garbage collector, which holds every thread up,
+    would go through them.
+
+    Args:
+        family: Theirs.
+        rows: What they show.
+        pace: At which somebody goes through them.
+    """
+
+    def __init__(self, family: Family, rows: Rows, pace: Pace) -> None:
+        self._family = family
+        self._rows = rows
+        self._pace = pace
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Yield the samples, with rests."""
+        # The libraries' families agree on everything but the arguments of add_metric.
+        one: Any = _metric(self._family)
+        bounds = BOUNDS.get(self._family.name, ())
+        names = [*map(str, bounds), "+Inf"]
+        for labels, row in self._rows.items():
+            self._pace.step()
+            if isinstance(one, HistogramMetricFamily):
+                below = accumulate(row.get(bucket, 0.0) for bucket in range(len(names)))
+                one.add_metric(labels, list(zip(names, below, strict=True)), row.get(SUM, 0.0))
+            elif isinstance(one, SummaryMetricFamily):
+                one.add_metric(labels, int(row.get(COUNT, 0.0)), row.get(SUM, 0.0))
+            else:
+                one.add_metric(labels, row)
+            yield from one.samples
+            one.samples.clear()
 
 
 _CLOSED = frozenset(

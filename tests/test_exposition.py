@@ -1,5 +1,6 @@
 """What Prometheus sees: names and labels of the contract, counters of the process, gauges of the owner."""
 
+import gc
 import shutil
 import subprocess
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.samples import Sample
 
 from streamapp.catalogue import FAMILIES
 from streamapp.core import quantiles
@@ -220,6 +222,31 @@ def test_a_new_snapshot_is_asked_for_before_each_scrape() -> None:
     exposition = Exposition(SETTINGS, renew=renew)
     seen = [value(exposition, "streamapp_predictions_total", model="fraud", group="champion") for _ in range(3)]
     assert seen == [1, 2, 3]
+
+
+def test_samples_are_made_as_somebody_goes_through_them_and_not_kept() -> None:
+    exposition = Exposition(SETTINGS)
+    exposition.publish(Snapshot(models=tuple(model(name=f"m{number}") for number in range(50))))
+    before = samples_alive()
+    seen = most = 0
+    for family in exposition.registry.collect():
+        for number, _ in enumerate(family.samples):
+            seen += 1
+            if number % 100 == 0:
+                most = max(most, samples_alive() - before)
+    assert seen > 2000
+    assert most < 50  # a histogram's
+
+
+def samples_alive() -> int:
+    return sum(isinstance(each, Sample) for each in gc.get_objects())
+
+
+def test_a_family_can_be_gone_through_again() -> None:
+    exposition = Exposition(SETTINGS)
+    exposition.publish(Snapshot(models=(model(),)))
+    for family in exposition.registry.collect():
+        assert list(family.samples) == list(family.samples)
 
 
 def test_what_may_be_counted_later_is_there_at_zero() -> None:

@@ -11,14 +11,19 @@ BREATH = 0.005
 _T = TypeVar("_T")
 
 
-async def breathing(items: Iterator[_T]) -> AsyncIterator[_T]:
+async def breathing(items: Iterator[_T], *, rest: float = 0.0) -> AsyncIterator[_T]:
     """Yield items that are made one by one, and let the loop come round wherever they have taken a while.
 
     What counts is the time to make an item and what the caller does with it.
+
+    Args:
+        items: Made one by one.
+        rest: Seconds for which the loop is left to others each time; 0 for a single turn, which is not enough for those
+            whom a timer or a socket wakes: they are told of it in one turn, and run in the next.
     """
     began = monotonic()
     for item in items:
         yield item
         if monotonic() - began > BREATH:
-            await asyncio.sleep(0)
+            await asyncio.sleep(rest)
             began = monotonic()

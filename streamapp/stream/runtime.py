@@ -388,7 +388,10 @@ class Runtime:
                     return
                 if not task.wants_commit:
                     return
-                records = [record async for record in breathing(task.take())]
+                taken = task.take()
+                await asyncio.sleep(0)
+                records = [record async for record in breathing(taken)]
+                await asyncio.sleep(0)  # sending them takes a while as well
             task.acknowledged(await task.producer.commit(records))
 
     def lag(self, task: Task) -> dict[TP, int]:

@@ -30,6 +30,8 @@ SUMMARY_HOLDS = 0.25
 """Seconds within which readers are given the same one."""
 PICTURE_HOLDS = 0.1
 """Seconds within which scrapes are given the same one."""
+REST = 0.003
+"""Seconds that the stream has for itself between two parts of a picture or of a summary."""
 
 
 class View:
@@ -106,7 +108,8 @@ class View:
         if now - self._summarised < SUMMARY_HOLDS:
             return
         self._summarised = now
-        self._summary = summary(self._runtime, [part async for part in breathing(model_summaries(self._runtime))])
+        models = [part async for part in breathing(model_summaries(self._runtime), rest=REST)]
+        self._summary = summary(self._runtime, models)
 
     def waits_for(self, what: str) -> None:
         """Say what keeps the worker from working."""
@@ -129,7 +132,7 @@ class View:
             if isinstance(task, MonitorTask) and task.parked is None and task not in self._adopted:
                 self._adopted.add(task)
                 self._exposition.adopt(task.restored)
-        reports = [report async for report in breathing(model_reports(runtime))]
+        reports = [report async for report in breathing(model_reports(runtime), rest=REST)]
         self._exposition.publish(snapshot(runtime, tuple(reports)))
         for task in runtime.tasks.values():
             if isinstance(task, MonitorTask) and task.forgotten:

@@ -1,6 +1,7 @@
 """The runtime owns tasks: what it commits and when, what it parks, and how it ends."""
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from streamapp.errors import CheckpointError, ConfigError
 from streamapp.stream.codec import encode_event, encode_scored
 from streamapp.stream.joining import FULL_BYTES, FULL_ROWS, MANY_ROWS, JoinerTask
 from streamapp.stream.learning import LearnerTask
-from streamapp.stream.producer import CommitFailed, TooLarge
+from streamapp.stream.producer import CommitFailed, Record, TooLarge
 from streamapp.stream.records import Records
 from streamapp.stream.runtime import BEHIND, Runtime
 from streamapp.stream.transport import Batch, EndProof, FetchFailed
@@ -157,6 +158,30 @@ def test_the_loop_goes_round_between_what_two_tasks_take_out_for_their_commits(s
         assert 1 in seen
         for producer in producers:
             producer.gate.set()
+        await committing
+
+    run(work())
+
+
+def test_the_loop_goes_round_between_what_a_task_takes_out_and_its_sending(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("monitor-0")
+        task, producer = stage.task("monitor-0"), stage.producer("monitor-0")
+        producer.gate.clear()
+        take, taken = task.take, asyncio.Event()
+
+        def noted() -> Iterator[Record]:
+            taken.set()
+            return take()  # type: ignore[no-any-return]
+
+        task.take = noted
+        committing = asyncio.create_task(stage.runtime._commit(task))
+        turns = 0
+        while not producer.waiting:
+            await asyncio.sleep(0)
+            turns += taken.is_set()
+        assert turns > 2
+        producer.gate.set()
         await committing
 
     run(work())

@@ -4,6 +4,7 @@ import asyncio
 import json
 import urllib.request
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -18,6 +19,7 @@ from streamapp.stream.transport import EndProof
 from streamapp.stream.view import (
     KEEPS_UP,
     PICTURE_HOLDS,
+    REST,
     SUMMARY_HOLDS,
     View,
     model_reports,
@@ -163,16 +165,18 @@ def test_monitors_are_adopted_once_each(tmp_path: Path) -> None:
     run(work())
 
 
+def slowly(turns: list[str], items: int = 4) -> Iterator[int]:
+    """Yield items of which each takes longer than a breath."""
+    for number in range(items):
+        until = monotonic() + 1.5 * BREATH
+        while monotonic() < until:
+            pass
+        turns.append("item")
+        yield number
+
+
 def test_making_a_picture_lets_the_stream_go_on_wherever_it_takes_a_while() -> None:
     turns: list[str] = []
-
-    def slowly() -> Iterator[int]:
-        for number in range(4):
-            until = monotonic() + 1.5 * BREATH
-            while monotonic() < until:
-                pass
-            turns.append("picture")
-            yield number
 
     async def stream() -> None:
         for _ in range(3):
@@ -181,12 +185,32 @@ def test_making_a_picture_lets_the_stream_go_on_wherever_it_takes_a_while() -> N
 
     async def work() -> list[int]:
         beside = asyncio.ensure_future(stream())
-        seen = [number async for number in breathing(slowly())]
+        seen = [number async for number in breathing(slowly(turns))]
         await beside
         return seen
 
     assert run(work()) == [0, 1, 2, 3]
-    assert turns[:4] == ["picture", "stream", "picture", "stream"]
+    assert turns[:4] == ["item", "stream", "item", "stream"]
+
+
+def test_with_a_rest_who_waits_for_a_timer_has_the_loop_between_any_two_pieces() -> None:
+    turns: list[str] = []
+
+    async def stream() -> None:
+        while True:
+            await asyncio.sleep(BREATH / 2)
+            turns.append("stream")
+
+    async def work() -> list[int]:
+        beside = asyncio.ensure_future(stream())
+        await asyncio.sleep(0)
+        seen = [number async for number in breathing(slowly(turns), rest=REST)]
+        beside.cancel()
+        return seen
+
+    assert run(work()) == [0, 1, 2, 3]
+    assert turns.count("item") == 4
+    assert ("item", "item") not in list(pairwise(turns))
 
 
 def test_a_picture_is_taken_when_somebody_scrapes(tmp_path: Path) -> None:
