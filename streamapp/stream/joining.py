@@ -27,7 +27,7 @@ from streamapp.stream.transport import Batch
 SLACK = 20.0
 """Seconds of log time by which one input may run ahead of the other without being held back."""
 AHEAD = 40_000
-"""Records that may have been decoded ahead of what the other input has reached: more would only fill memory and caches."""
+"""Records that may have been decoded beyond what the other input has reached: more would only fill memory."""
 HELD = 2
 """Batches of one input that are held back before its fetching pauses."""
 TICK_INTERVAL = 1.0
