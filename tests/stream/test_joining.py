@@ -167,6 +167,26 @@ def test_an_input_that_runs_ahead_is_held_until_the_other_catches_up(bench: Benc
     run(work())
 
 
+def test_an_input_is_held_when_much_of_it_waits_for_the_other_however_near_in_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamapp.stream.joining.AHEAD", 4)
+
+    async def scenario() -> None:
+        predict(bench.broker, 0, 1)
+        observe(bench.broker, (0, 0), (1, 1.1), (1, 1.2), (1, 1.3), (1, 1.4), (1, 1.5), (1, 1.6))
+        task = await opened(bench)
+        await task.handle(bench.broker.batch(P, 0, 2))
+        for start in range(7):
+            await task.handle(bench.broker.batch(O, start, start + 1))
+        assert (task.joiner.buffered(), task.position(OUTCOMES)) == (4, 5)
+        predict(bench.broker, 9)
+        await task.handle(bench.broker.batch(P, 2, 3))
+        assert task.position(OUTCOMES) == 7
+
+    run(scenario())
+
+
 def test_an_input_that_runs_ahead_is_released_when_the_other_is_proven_at_its_end(bench: Bench) -> None:
     async def work() -> None:
         predict(bench.broker, 0)
