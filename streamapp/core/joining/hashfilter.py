@@ -47,9 +47,9 @@ class HashFilter:
         return (first & second & third).view(np.bool_)
 
     def renew(self, parts: Iterable[Hashes], count: int) -> None:
-        """Begin anew with the hashes of some parts, *count* in all, and room for as many more."""
+        """Begin anew with the hashes of some parts, *count* in all, and room for a quarter more at least."""
         size = FIRST
-        while size < 2 * ROOM * count:
+        while size < ROOM * (count + count // 4):
             size *= 2
         self._marks = np.zeros(size, np.uint8)
         self._count = 0
