@@ -14,6 +14,9 @@ from streamapp.core.events import Hashes, Ints
 
 _Words = NDArray[np.uint32] | NDArray[np.uint64]
 
+FEW = 8
+LONG = 16
+"""Where so few keys have more words than this, these are gone through one by one: a call of numpy costs ten of them."""
 _WIDEST = 8
 """Bytes of the larger kind of word."""
 _SEED_32 = np.uint32(0x9747B28C)
@@ -60,6 +63,8 @@ def murmur2(keys: Sequence[bytes] | Keys) -> NDArray[np.uint32]:
         k *= _M_32
         h[:n] *= _M_32
         h[:n] ^= k
+    for row, words in table.long():
+        h[row] = _long_32(int(h[row]), words)
     h = np.where(table.rest > 0, (h ^ table.tails()) * _M_32, h)
     h ^= h >> np.uint32(13)
     h *= _M_32
@@ -77,11 +82,33 @@ def hash64(keys: Sequence[bytes] | Keys) -> Hashes:
         k *= _M_64
         h[:n] ^= k
         h[:n] *= _M_64
+    for row, words in table.long():
+        h[row] = _long_64(int(h[row]), words)
     h = np.where(table.rest > 0, (h ^ table.tails()) * _M_64, h)
     h ^= h >> np.uint64(47)
     h *= _M_64
     h ^= h >> np.uint64(47)
     return h[table.back]
+
+
+def _long_32(h: int, words: list[int]) -> int:
+    """Go on with the words of one key, as :func:`murmur2` does with those of many."""
+    m, most = int(_M_32), 0xFFFFFFFF
+    for k in words:
+        k = k * m & most
+        k = (k ^ k >> 24) * m & most
+        h = (h * m & most) ^ k
+    return h
+
+
+def _long_64(h: int, words: list[int]) -> int:
+    """Likewise for :func:`hash64`."""
+    m, most = int(_M_64), 0xFFFFFFFFFFFFFFFF
+    for k in words:
+        k = k * m & most
+        k = (k ^ k >> 47) * m & most
+        h = (h ^ k) * m & most
+    return h
 
 
 class _Table:
@@ -105,17 +132,31 @@ class _Table:
             self.back = np.empty_like(order)
             self.back[order] = np.arange(len(order))
         self.rest: Ints = self.lengths % width
+        self._read = 0
+        """Whole words of each key that were yielded."""
 
     def words(self) -> Iterator[tuple[int, _Words]]:
-        """Yield (n, the j-th whole word of the first n keys) for j = 0, 1, ..."""
+        """Yield (n, the j-th whole word of the first n keys) for j = 0, 1, ... while more than a few keys have one."""
         whole = self.lengths // self._width
         having = len(whole) - np.cumsum(np.bincount(whole)) if len(whole) else whole
         width, stride = self._width, self._stride
         for j, n in enumerate(having.tolist()[:-1]):
+            if n <= FEW and j >= LONG:
+                return
+            self._read = j + 1
             if stride:
                 yield n, self._data[j * width :: stride][:n].copy()
             else:
                 yield n, self._data[self._starts[:n] + j * width]
+
+    def long(self) -> Iterator[tuple[int, list[int]]]:
+        """Yield (place in the table, the further whole words) of each key of which :meth:`words` left some."""
+        for row, size in enumerate((self.lengths[:FEW] // self._width).tolist()):
+            if size <= self._read:
+                return
+            start = int(self._starts[row])
+            places = slice(start + self._read * self._width, start + size * self._width, self._width)
+            yield row, self._data[places].tolist()
 
     def tails(self) -> _Words:
         """Return what follows the last whole word of each key, 0 where nothing does."""

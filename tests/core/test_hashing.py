@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from streamapp.core.hashing import hash64, murmur2, partitions
 
 KEYS = st.lists(st.binary(max_size=70), max_size=30)
+LONG_ONES = st.lists(st.integers(0, 400).map(lambda size: bytes(i * 7 % 256 for i in range(size))), max_size=30)
 MASK = 2**64 - 1
 
 
@@ -41,6 +42,12 @@ def test_the_plain_algorithm_has_the_published_verification_value():
     # SMHasher's VerificationTest: hash the keys (), (0), (0, 1), ... with seeds 256, 255, ..., then all the hashes.
     hashes = b"".join(slow_hash64(bytes(range(i)), 256 - i).to_bytes(8, "little") for i in range(256))
     assert slow_hash64(hashes) & 0xFFFFFFFF == 0x1F0D3804
+
+
+@given(LONG_ONES)
+def test_keys_that_are_gone_through_one_by_one_have_the_same_hashes(keys):
+    assert hash64(keys).tolist() == [slow_hash64(key) for key in keys]
+    assert murmur2(keys).tolist() == [kafka_murmur2(key) & 0xFFFFFFFF for key in keys]
 
 
 def test_very_long_and_very_short_keys_share_a_batch():
