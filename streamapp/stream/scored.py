@@ -40,6 +40,11 @@ _TYPES: dict[bytes, np.dtype[Any]] = {
     b"Q": np.dtype("<u8"),
     b"d": np.dtype("<f8"),
 }
+# By letter, those that a column may have.
+_CODES, _COUNTS, _FLOATS, _HASHES, _NUMBERS = (
+    {letter: _TYPES[bytes((letter,))] for letter in letters} for letters in (b"B", b"BHIq", b"d", b"Q", b"Bd")
+)
+_LONG = ord("q")
 _BELOW = [bytes(range(end)) for end in range(257)]
 # As plain numbers: looking up a member of an enumeration costs as much as checking a column.
 _STRING = int(Kind.STRING)
@@ -319,22 +324,22 @@ def _batch(rows: _Rows) -> ScoredBatch:
         version=_read_names(rows.version, n),
         series=_read_names(rows.series, n),
         unit=_read_names(rows.unit, n),
-        verdict=_spread(_codes(rows.verdict, n, _VERDICTS_END), n),
-        offset=_spread(_ints(rows.offset, n), n),
-        outcome_offset=_spread(_ints(rows.outcome_offset, n) - 1, n),
-        id_hash=_spread(_items(rows.id_hash, n, b"Q"), n),
-        ts=_floats_of(rows.ts, n),
-        log_time=_floats_of(rows.log_time, n),
-        outcome_ts=_floats_of(rows.outcome_ts, n),
-        outcome_log_time=_floats_of(rows.outcome_log_time, n),
+        verdict=_codes(rows.verdict, n, _VERDICTS_END),
+        offset=_read_ints(rows.offset, n, 0),
+        outcome_offset=_read_ints(rows.outcome_offset, n, 1),
+        id_hash=_items(rows.id_hash, n, _HASHES),
+        ts=_items(rows.ts, n, _FLOATS),
+        log_time=_items(rows.log_time, n, _FLOATS),
+        outcome_ts=_items(rows.outcome_ts, n, _FLOATS),
+        outcome_log_time=_items(rows.outcome_log_time, n, _FLOATS),
         prediction=_read_values(rows.prediction, n),
-        score=_floats_of(rows.score, n),
+        score=_items(rows.score, n, _FLOATS),
         classes=rows.classes,
         probabilities=_exactly(rows.probabilities, n * width).reshape(n, width),
         outcome=_read_values(rows.outcome, n),
-        loss=_floats_of(rows.loss, n),
-        outcome_source=_spread(_codes(rows.outcome_source, n, len(SOURCES)), n),
-        latency=_floats_of(rows.latency, n),
+        loss=_items(rows.loss, n, _FLOATS),
+        outcome_source=_codes(rows.outcome_source, n, len(SOURCES)),
+        latency=_items(rows.latency, n, _FLOATS),
         features=rows.features,
         feature_ends=_read_ends(rows.feature_lengths, n, len(rows.features)),
     )
@@ -342,34 +347,52 @@ def _batch(rows: _Rows) -> ScoredBatch:
 
 def _read_ends(data: bytes, n: int, size: int) -> Ints:
     """Return where the features of each row end, from their lengths, which make up *size* bytes."""
-    lengths = _items(data, n, b"BHIq")
-    if data[:1] == b"q" and n and not 0 <= lengths.min() <= lengths.max() <= size:
+    lengths = _items(data, n, _COUNTS)
+    if data[0] == _LONG and n and not 0 <= lengths.min() <= lengths.max() <= size:
         raise DecodeError(f"expected lengths of features that make up {size} bytes, got {lengths.max()}")
-    ends = _spread(lengths, n).cumsum(dtype=np.int64)
-    if (int(ends[-1]) if n else 0) != size:
+    ends: Ints = lengths.astype(np.int64)
+    ends = np.add.accumulate(ends)
+    if (ends.item(-1) if n else 0) != size:
         raise DecodeError(f"expected lengths of features that make up {size} bytes, got {ends[-1:]}")
     return ends
 
 
+def _read_ints(data: bytes, n: int, less: int) -> Ints:
+    """Return a column of integers, *less* subtracted from each."""
+    items = _items(data, n, _COUNTS)
+    if n and not items.strides[0]:
+        return _repeated(items[:1].astype(np.int64) - less, n)
+    numbers: Ints = items.astype(np.int64)
+    numbers -= less
+    return numbers
+
+
 def _read_names(names: _Strings, n: int) -> Names:
-    letter, words = names.code[:1], len(names.words)
-    if letter == b"B" and words < 256:
-        code = _codes(names.code, n, words + 1)
+    data, words = names.code, len(names.words)
+    if data[:1] == b"B" and words < 256:
+        code = _codes(data, n, words + 1)
     else:
-        code = _items(names.code, n, b"BHIq")
+        code = _items(data, n, _COUNTS)
         if n and not 0 <= code.min() <= code.max() <= words:
             raise DecodeError(f"expected codes of {words} words, got up to {code.max()}")
-    return Names(code=_spread(code.astype(np.int32) - 1, n), words=names.words)
+    if n and not code.strides[0]:
+        return Names(code=_repeated(np.array([code.item(0) - 1], np.int32), n), words=names.words)
+    places: Codes = code.astype(np.int32)
+    places -= 1
+    return Names(code=places, words=names.words)
 
 
 def _read_values(labels: _Labels, n: int) -> Values:
     kind = _codes(labels.kind, n, _KINDS_END)
-    number = _items(labels.number, n, b"Bd").astype(np.float64, copy=False)
+    number = _items(labels.number, n, _NUMBERS)
+    if number.itemsize == 1:
+        sole = n and not number.strides[0]
+        number = _repeated(np.array([number.item(0)], np.float64), n) if sole else number.astype(np.float64)
     if _STRING in labels.kind[1:]:
-        places = number if len(kind) < len(number) else _spread(number, len(kind))[kind == _STRING]
+        places = number[kind == _STRING]
         if not ((places >= 0) & (places < len(labels.words)) & (places == np.floor(places))).all():
             raise DecodeError(f"expected places of {len(labels.words)} words")
-    return Values(kind=_spread(kind, n), number=_spread(number, n), words=labels.words)
+    return Values(kind=kind, number=number, words=labels.words)
 
 
 def _exactly(data: bytes, n: int) -> Floats:
@@ -380,32 +403,28 @@ def _exactly(data: bytes, n: int) -> Floats:
 
 
 def _codes(data: bytes, n: int, end: int) -> NDArray[np.uint8]:
-    """Return the items of a column of small codes, all below *end*."""
-    codes = _items(data, n, b"B")
+    """Return a column of small codes, all below *end*."""
+    codes = _items(data, n, _CODES)
     if data[1:].translate(None, _BELOW[end]):
         raise DecodeError(f"expected codes below {end}, got {codes.max()}")
     return codes
 
 
-def _ints(data: bytes, n: int) -> Ints:
-    return _items(data, n, b"BHIq").astype(np.int64, copy=False)
+def _items(data: bytes, n: int, types: dict[int, np.dtype[Any]]) -> NDArray[Any]:
+    """Return a column that has one of these types, by the type's letter: *n* items, or one that stands for all."""
+    kind = types.get(data[0]) if data else None
+    if kind is None:
+        letters = " or ".join(map(chr, types))
+        raise DecodeError(f"expected a column of type {letters}, got {data[:1]!r}")
+    items = np.frombuffer(data[1:], kind)
+    count = len(items)
+    if count == n:
+        return items
+    if count != 1:
+        raise DecodeError(f"expected {n} items or 1, got {count}")
+    return _repeated(items, n)
 
 
-def _floats_of(data: bytes, n: int) -> Floats:
-    return _spread(_items(data, n, b"d"), n)
-
-
-def _items(data: bytes, n: int, letters: bytes) -> NDArray[Any]:
-    """Return the items of a column that has one of these types: *n* of them, or one that stands for all."""
-    letter = data[:1]
-    if not letter or letter not in letters:
-        raise DecodeError(f"expected a column of type {' or '.join(letters.decode())}, got {letter!r}")
-    items = np.frombuffer(data[1:], _TYPES[letter])
-    if len(items) != n and len(items) != 1:
-        raise DecodeError(f"expected {n} items or 1, got {len(items)}")
-    return items
-
-
-def _spread(items: NDArray[Any], n: int) -> NDArray[Any]:
-    """Return *n* items; one that stands for all lies in memory once, behind a stride of 0."""
-    return items if len(items) == n else np.ndarray((n,), items.dtype, items, 0, (0,))
+def _repeated(items: NDArray[Any], n: int) -> NDArray[Any]:
+    """Return the one item *n* times; it lies in memory once, behind a stride of 0."""
+    return np.ndarray((n,), items.dtype, items, 0, (0,))
