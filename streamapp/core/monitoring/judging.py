@@ -83,7 +83,8 @@ def judge(batch: ScoredBatch, rows: Ints | None, task: Task, settings: ModelSett
 def resolve(batch: ScoredBatch, rows: Ints | None, task: Task, settings: ModelSettings, classes: Classes) -> Judged:
     """Return the same without what :func:`~streamapp.core.losses.fill` works out, of many batches at once."""
     n = len(batch) if rows is None else len(rows)
-    block = np.full((COLUMNS, n), np.nan)
+    block = np.empty((COLUMNS, n))
+    block.fill(np.nan)
     reason = np.zeros(n, np.uint8)
     if task == "binary":
         _judge_binary(batch, rows, settings, block, reason)
