@@ -148,12 +148,12 @@ class _Columns:
         self._unit = _Words(self._rows["unit"], words.unit, cuts)
         self._prediction = _Labels(self._rows["kind"], self._rows["number"], words.label)
         self._outcome = _Labels(self._outcomes["kind"], self._outcomes["number"], words.label)
-        self._feature_ends = np.cumsum(np.fromiter(map(len, ends.features), dtype=np.int64, count=len(ends)))
 
     def batch(self, model: str, partition: int, place: int, start: int, end: int) -> ScoredBatch:
         """Return some rows of a model, the one at a place among all."""
         chosen = slice(start, end)
         rows, outcomes = self._rows, self._outcomes
+        features = self._ends.features[chosen]
         tables = self._ends.tables
         classes, probabilities = _probabilities(None if tables is None else tables[chosen], end - start)
         return ScoredBatch(
@@ -179,8 +179,9 @@ class _Columns:
             loss=outcomes["loss"][chosen],
             outcome_source=outcomes["source"][chosen],
             latency=rows["latency"][chosen],
-            features=b"".join(self._ends.features[chosen]),
-            feature_ends=self._feature_ends[chosen] - (self._feature_ends[start - 1] if start else 0),
+            features=b"".join(features),
+            # After they were joined, which is what brings them into the cache.
+            feature_ends=np.cumsum(np.fromiter(map(len, features), dtype=np.int64, count=len(features))),
         )
 
 
