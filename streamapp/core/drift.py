@@ -192,15 +192,15 @@ class RiverDetector:
             first, cut = start, False
             stop = start + clock - self._rows % clock
             while stop <= size and not cut:
-                for value in values[start : stop - 1]:
-                    update(value)
+                for _ in map(update, values[start : stop - 1]):
+                    pass
                 # Until it cuts, its window holds everything since the last alarm.
                 total = window.get_total() + values[stop - 1]
                 cut = update(values[stop - 1])
                 start, stop = stop, stop + clock
             if not cut:
-                for value in values[start:]:
-                    update(value)
+                for _ in map(update, values[start:]):
+                    pass
                 start, total = size, window.get_total()
             self._rows += start - first
             self._total = total

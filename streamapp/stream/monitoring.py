@@ -21,7 +21,7 @@ from streamapp.stream.transport import Batch
 
 PIECE = 8
 """Messages applied between two looks at the clock."""
-LINGER = 64
+LINGER = 512
 """Models whose messages may wait for the commit, which works out at once what follows from them."""
 
 

@@ -1,16 +1,15 @@
 """The encoding of the internal topic ``scored``: columns as bytes, behind a version and a kind.
 
-First byte: version 1. Second: ``R`` rows, ``A`` arrivals, ``T`` tick. Then msgpack. A column is a type letter (that of
-:mod:`struct`) and its little-endian items: one item stands for as many rows as there are.
+First byte: version 1. Second: ``R`` rows, ``A`` arrivals, ``T`` tick. Then msgpack, with columns of numbers as
+:mod:`streamapp.stream.columns` packs them.
 """
 
 from collections.abc import Callable
-from typing import Any
+from functools import lru_cache
 
 import msgspec
 import numpy as np
 from msgspec import Struct
-from numpy.typing import NDArray
 
 from streamapp.core.events import (
     SOURCES,
@@ -27,20 +26,12 @@ from streamapp.core.events import (
     Verdict,
 )
 from streamapp.errors import DecodeError
+from streamapp.stream import columns
 
 VERSION = 1
 MAX_ROWS = 1_000_000
 _ROW_BYTES = 128
 """What the numbers of a row take, at most."""
-_TYPES: dict[bytes, np.dtype[Any]] = {
-    b"B": np.dtype("<u1"),
-    b"H": np.dtype("<u2"),
-    b"I": np.dtype("<u4"),
-    b"q": np.dtype("<i8"),
-    b"Q": np.dtype("<u8"),
-    b"d": np.dtype("<f8"),
-}
-_BELOW = [bytes(range(end)) for end in range(257)]
 # As plain numbers: looking up a member of an enumeration costs as much as checking a column.
 _STRING = int(Kind.STRING)
 _KINDS_END, _VERDICTS_END = len(Kind), len(Verdict)
@@ -244,64 +235,44 @@ def _packed(batch: ScoredBatch) -> _Rows:
         version=_strings(batch.version),
         series=_strings(batch.series),
         unit=_strings(batch.unit),
-        verdict=_column(b"B", batch.verdict),
-        offset=_counts(batch.offset),
-        outcome_offset=_counts(batch.outcome_offset + 1),
-        id_hash=_column(b"Q", batch.id_hash),
-        ts=_floats(batch.ts),
-        log_time=_floats(batch.log_time),
-        outcome_ts=_floats(batch.outcome_ts),
-        outcome_log_time=_floats(batch.outcome_log_time),
+        verdict=columns.pack(b"B", batch.verdict),
+        offset=columns.pack_counts(batch.offset),
+        outcome_offset=columns.pack_counts(batch.outcome_offset + 1),
+        id_hash=columns.pack(b"Q", batch.id_hash),
+        ts=columns.pack(b"d", batch.ts),
+        log_time=columns.pack(b"d", batch.log_time),
+        outcome_ts=columns.pack(b"d", batch.outcome_ts),
+        outcome_log_time=columns.pack(b"d", batch.outcome_log_time),
         prediction=_values(batch.prediction),
-        score=_floats(batch.score),
+        score=columns.pack(b"d", batch.score),
         classes=batch.classes,
         probabilities=b"d" + np.ascontiguousarray(batch.probabilities, dtype="<f8").tobytes(),
         outcome=_values(batch.outcome),
-        loss=_floats(batch.loss),
-        outcome_source=_column(b"B", batch.outcome_source),
-        latency=_floats(batch.latency),
+        loss=columns.pack(b"d", batch.loss),
+        outcome_source=columns.pack(b"B", batch.outcome_source),
+        latency=columns.pack(b"d", batch.latency),
         features=batch.features,
-        feature_lengths=_counts(_steps(batch.feature_ends)),
+        feature_lengths=columns.pack_counts(_steps(batch.feature_ends)),
     )
 
 
 def _strings(names: Names) -> _Strings:
     code = names.code + 1
-    return _Strings(code=_column(b"B", code) if len(names.words) < 255 else _counts(code), words=names.words)
+    data = columns.pack(b"B", code) if len(names.words) < 255 else columns.pack_counts(code)
+    return _Strings(code=data, words=names.words)
 
 
 def _values(values: Values) -> _Labels:
-    kind, number = _column(b"B", values.kind), values.number
+    kind, number = columns.pack(b"B", values.kind), values.number
     # Bools and places of words need no eight bytes.
     if len(values.words) < 256 and not kind[1:].translate(None, _WORDED):
-        return _Labels(kind=kind, number=_column(b"B", number), words=values.words)
+        return _Labels(kind=kind, number=columns.pack(b"B", number), words=values.words)
     with np.errstate(invalid="ignore"):
         small = number.astype(np.uint8)
     # Nor do small numbers. A negative zero does.
     exact = bool((small == number).all()) and not np.signbit(number).any()
-    return _Labels(kind=kind, number=_column(b"B", small) if exact else _floats(number), words=values.words)
-
-
-def _counts(column: NDArray[Any]) -> bytes:
-    """Pack integers, which are small and not negative as a rule."""
-    # A negative one looks like one of the largest.
-    largest = int(np.maximum.reduce(column.astype(np.int64, copy=False).view(np.uint64), initial=0))
-    letter = b"B" if largest < 2**8 else b"H" if largest < 2**16 else b"I" if largest < 2**32 else b"q"
-    return _column(letter, column)
-
-
-def _floats(column: Floats) -> bytes:
-    return _column(b"d", column)
-
-
-def _column(letter: bytes, column: NDArray[Any]) -> bytes:
-    kind = _TYPES[letter]
-    size = kind.itemsize
-    data = column.astype(kind, copy=False).tobytes()
-    # Equal to itself moved by one item: all items are the same, nan included. Most columns differ at their ends.
-    if len(data) > size and data[:size] == data[-size:] and data[size:] == data[:-size]:
-        return letter + data[:size]
-    return letter + data
+    data = columns.pack(b"B", small) if exact else columns.pack(b"d", number)
+    return _Labels(kind=kind, number=data, words=values.words)
 
 
 # Bytes to columns
@@ -319,22 +290,22 @@ def _batch(rows: _Rows) -> ScoredBatch:
         version=_read_names(rows.version, n),
         series=_read_names(rows.series, n),
         unit=_read_names(rows.unit, n),
-        verdict=_spread(_codes(rows.verdict, n, _VERDICTS_END), n),
-        offset=_spread(_ints(rows.offset, n), n),
-        outcome_offset=_spread(_ints(rows.outcome_offset, n) - 1, n),
-        id_hash=_spread(_items(rows.id_hash, n, b"Q"), n),
-        ts=_floats_of(rows.ts, n),
-        log_time=_floats_of(rows.log_time, n),
-        outcome_ts=_floats_of(rows.outcome_ts, n),
-        outcome_log_time=_floats_of(rows.outcome_log_time, n),
+        verdict=columns.read_codes(rows.verdict, n, _VERDICTS_END),
+        offset=columns.read_ints(rows.offset, n, 0),
+        outcome_offset=columns.read_ints(rows.outcome_offset, n, 1),
+        id_hash=columns.read(rows.id_hash, n, b"Q"),
+        ts=columns.read(rows.ts, n, b"d"),
+        log_time=columns.read(rows.log_time, n, b"d"),
+        outcome_ts=columns.read(rows.outcome_ts, n, b"d"),
+        outcome_log_time=columns.read(rows.outcome_log_time, n, b"d"),
         prediction=_read_values(rows.prediction, n),
-        score=_floats_of(rows.score, n),
+        score=columns.read(rows.score, n, b"d"),
         classes=rows.classes,
         probabilities=_exactly(rows.probabilities, n * width).reshape(n, width),
         outcome=_read_values(rows.outcome, n),
-        loss=_floats_of(rows.loss, n),
-        outcome_source=_spread(_codes(rows.outcome_source, n, len(SOURCES)), n),
-        latency=_floats_of(rows.latency, n),
+        loss=columns.read(rows.loss, n, b"d"),
+        outcome_source=columns.read_codes(rows.outcome_source, n, len(SOURCES)),
+        latency=columns.read(rows.latency, n, b"d"),
         features=rows.features,
         feature_ends=_read_ends(rows.feature_lengths, n, len(rows.features)),
     )
@@ -342,70 +313,53 @@ def _batch(rows: _Rows) -> ScoredBatch:
 
 def _read_ends(data: bytes, n: int, size: int) -> Ints:
     """Return where the features of each row end, from their lengths, which make up *size* bytes."""
-    lengths = _items(data, n, b"BHIq")
+    lengths = columns.read(data, n, b"BHIq")
     if data[:1] == b"q" and n and not 0 <= lengths.min() <= lengths.max() <= size:
         raise DecodeError(f"expected lengths of features that make up {size} bytes, got {lengths.max()}")
-    ends = _spread(lengths, n).cumsum(dtype=np.int64)
-    if (int(ends[-1]) if n else 0) != size:
+    ends: Ints = np.add.accumulate(lengths.astype(np.int64))
+    if (ends.item(-1) if n else 0) != size:
         raise DecodeError(f"expected lengths of features that make up {size} bytes, got {ends[-1:]}")
     return ends
 
 
 def _read_names(names: _Strings, n: int) -> Names:
-    letter, words = names.code[:1], len(names.words)
-    if letter == b"B" and words < 256:
-        code = _codes(names.code, n, words + 1)
+    read = _remembered_names if columns.alone(names.code, n) else _names_of
+    return read(names.code, names.words, n)
+
+
+def _names_of(data: bytes, words: tuple[str, ...], n: int) -> Names:
+    end = len(words)
+    if data[:1] == b"B" and end < 256:
+        code = columns.read_codes(data, n, end + 1)
     else:
-        code = _items(names.code, n, b"BHIq")
-        if n and not 0 <= code.min() <= code.max() <= words:
-            raise DecodeError(f"expected codes of {words} words, got up to {code.max()}")
-    return Names(code=_spread(code.astype(np.int32) - 1, n), words=names.words)
+        code = columns.read(data, n, b"BHIq")
+        if n and not 0 <= code.min() <= code.max() <= end:
+            raise DecodeError(f"expected codes of {end} words, got up to {code.max()}")
+    if n and not code.strides[0]:
+        return Names(code=columns.repeated(code[:1].astype(np.int32) - 1, n), words=words)
+    places: Codes = code.astype(np.int32)
+    places -= 1
+    return Names(code=places, words=words)
 
 
 def _read_values(labels: _Labels, n: int) -> Values:
-    kind = _codes(labels.kind, n, _KINDS_END)
-    number = _items(labels.number, n, b"Bd").astype(np.float64, copy=False)
+    kind = columns.read_codes(labels.kind, n, _KINDS_END)
+    number = columns.read(labels.number, n, b"Bd")
+    if number.itemsize == 1:
+        sole = n and not number.strides[0]
+        number = columns.repeated(number[:1].astype(np.float64), n) if sole else number.astype(np.float64)
     if _STRING in labels.kind[1:]:
-        places = number if len(kind) < len(number) else _spread(number, len(kind))[kind == _STRING]
+        places = number[kind == _STRING]
         if not ((places >= 0) & (places < len(labels.words)) & (places == np.floor(places))).all():
             raise DecodeError(f"expected places of {len(labels.words)} words")
-    return Values(kind=_spread(kind, n), number=_spread(number, n), words=labels.words)
+    return Values(kind=kind, number=number, words=labels.words)
 
 
 def _exactly(data: bytes, n: int) -> Floats:
-    items: Floats = np.frombuffer(data[1:], _TYPES[b"d"])
+    items: Floats = np.frombuffer(data[1:], "<f8")
     if data[:1] != b"d" or len(items) != n:
         raise DecodeError(f"expected {n} probabilities, got {len(items)}")
     return items
 
 
-def _codes(data: bytes, n: int, end: int) -> NDArray[np.uint8]:
-    """Return the items of a column of small codes, all below *end*."""
-    codes = _items(data, n, b"B")
-    if data[1:].translate(None, _BELOW[end]):
-        raise DecodeError(f"expected codes below {end}, got {codes.max()}")
-    return codes
-
-
-def _ints(data: bytes, n: int) -> Ints:
-    return _items(data, n, b"BHIq").astype(np.int64, copy=False)
-
-
-def _floats_of(data: bytes, n: int) -> Floats:
-    return _spread(_items(data, n, b"d"), n)
-
-
-def _items(data: bytes, n: int, letters: bytes) -> NDArray[Any]:
-    """Return the items of a column that has one of these types: *n* of them, or one that stands for all."""
-    letter = data[:1]
-    if not letter or letter not in letters:
-        raise DecodeError(f"expected a column of type {' or '.join(letters.decode())}, got {letter!r}")
-    items = np.frombuffer(data[1:], _TYPES[letter])
-    if len(items) != n and len(items) != 1:
-        raise DecodeError(f"expected {n} items or 1, got {len(items)}")
-    return items
-
-
-def _spread(items: NDArray[Any], n: int) -> NDArray[Any]:
-    """Return *n* items; one that stands for all lies in memory once, behind a stride of 0."""
-    return items if len(items) == n else np.ndarray((n,), items.dtype, items, 0, (0,))
+_remembered_names = lru_cache(maxsize=columns.REMEMBERED)(_names_of)

@@ -132,32 +132,36 @@ class LossReference:
         whole = len(rows) // BLOCK * BLOCK
         blocks = rows[:whole].reshape(-1, BLOCK)
         self.sums.buffer = rows[whole:].tolist()
-        totals, squares = blocks.sum(axis=1).tolist(), np.square(blocks).sum(axis=1).tolist()
-        for total, square in zip(totals, squares, strict=True):
-            self._block(total, square)
-
-    def _block(self, total: float, square: float) -> None:
+        totals, squares = np.add.reduce(blocks, axis=1).tolist(), np.add.reduce(np.square(blocks), axis=1).tolist()
         sums = self.sums
-        sums.rows += BLOCK
-        sums.total += total
-        sums.square += square
-        sums.partial = [partial + total for partial in sums.partial]
-        for level, scale in enumerate(SCALES):
-            if sums.rows % scale:
-                break  # nor is a larger one complete
-            mean = sums.partial[level] / scale
-            sums.partial[level] = 0.0
-            sums.blocks[level] += 1
-            sums.means[level] += mean
-            sums.squares[level] += mean * mean
-        sums.segment += total
-        if sums.rows % sums.segment_rows == 0:
-            sums.segments.append(sums.segment)
-            sums.segment = 0.0
-            if len(sums.segments) == SEGMENTS:
-                pairs = sums.segments
-                sums.segments = [pairs[i] + pairs[i + 1] for i in range(0, SEGMENTS, 2)]
-                sums.segment_rows *= 2
+        # Once per block, the names of a struct cost as much as the sums.
+        seen, partial, blocks_of, means, squares_of = sums.rows, sums.partial, sums.blocks, sums.means, sums.squares
+        for total, square in zip(totals, squares, strict=True):
+            seen += BLOCK
+            sums.total += total
+            sums.square += square
+            partial = [part + total for part in partial]
+            for level, scale in enumerate(SCALES):
+                if seen % scale:
+                    break  # nor is a larger one complete
+                mean = partial[level] / scale
+                partial[level] = 0.0
+                blocks_of[level] += 1
+                means[level] += mean
+                squares_of[level] += mean * mean
+            sums.segment += total
+            if seen % sums.segment_rows == 0:
+                self._end_segment()
+        sums.rows, sums.partial = seen, partial
+
+    def _end_segment(self) -> None:
+        sums = self.sums
+        sums.segments.append(sums.segment)
+        sums.segment = 0.0
+        if len(sums.segments) == SEGMENTS:
+            pairs = sums.segments
+            sums.segments = [pairs[i] + pairs[i + 1] for i in range(0, SEGMENTS, 2)]
+            sums.segment_rows *= 2
 
     def _normal(self) -> Normal:
         sums = self.sums

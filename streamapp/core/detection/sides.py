@@ -14,7 +14,7 @@ BETS: Final = np.array([0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7])
 BLOCK: Final = 512
 """Steps after which products are folded into the state: the smallest possible product, 0.3**512, is 1e-268."""
 
-FEW: Final = 96
+FEW: Final = 256
 """Fewer steps than these are worked out together with those of other detectors: there it is the calls that cost."""
 
 _PRODUCT, _MASS, _FLOOR, _AGE, _SINCE, _RATE = range(6)

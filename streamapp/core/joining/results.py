@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamapp.core import quantiles
-from streamapp.core.events import Arrivals, Bytes, Codes, Floats, GroupArrivals, Ints, Kind, ScoredBatch, Values
+from streamapp.core.events import Arrivals, Bytes, Codes, Floats, GroupArrivals, Ints, Kind, Names, ScoredBatch, Values
 from streamapp.core.joining.groups import Groups
 from streamapp.core.joining.runs import OUTCOME
 from streamapp.core.joining.table import PENDING, Rows
@@ -112,28 +112,35 @@ def batches(ends: Ends, partition: int, groups: Groups, words: Vocabularies) -> 
         cuts = np.concatenate(([0], np.cumsum(np.bincount(place)))).tolist()
     else:
         cuts = [0, len(ends)]
-    columns = _Columns(ends, found["counted"])
+    columns = _Columns(ends, found["counted"], cuts, groups, words)
     made = []
-    for model, start, end in zip(models.tolist(), cuts, cuts[1:], strict=False):
+    for index, (model, start, end) in enumerate(zip(models.tolist(), cuts, cuts[1:], strict=False)):
         name = groups.models[model]
         assert name is not None
-        made += [columns.batch(name, partition, groups, words, *cut) for cut in _by_classes(ends.tables, start, end)]
+        made += [columns.batch(name, partition, index, *cut) for cut in _by_classes(ends.tables, start, end)]
     return made
 
 
 class _Columns:
-    """Ends as contiguous columns, to be cut into batches."""
+    """Ends of one model after the other, as contiguous columns, to be cut into batches.
 
-    def __init__(self, ends: Ends, counted: Codes) -> None:
+    What can be worked out for all models at once is: there may be hundreds of them, with a few rows each.
+    """
+
+    def __init__(self, ends: Ends, counted: Codes, cuts: list[int], groups: Groups, words: Vocabularies) -> None:
         rows, outcomes = ends.rows, ends.outcomes
         self._ends = ends
-        self._counted = counted
         self._rows = {name: rows[name].copy() for name in PENDING.names or ()}
         self._outcomes = {name: outcomes[name].copy() for name in OUTCOME.names or ()}
+        self._group = _Words(counted, groups.names, cuts)
+        self._version = _Words(self._rows["version"], words.version, cuts)
+        self._series = _Words(self._rows["series"], words.series, cuts)
+        self._unit = _Words(self._rows["unit"], words.unit, cuts)
+        self._prediction = _Labels(self._rows["kind"], self._rows["number"], words.label)
+        self._outcome = _Labels(self._outcomes["kind"], self._outcomes["number"], words.label)
 
-    def batch(
-        self, model: str, partition: int, groups: Groups, words: Vocabularies, start: int, end: int
-    ) -> ScoredBatch:
+    def batch(self, model: str, partition: int, place: int, start: int, end: int) -> ScoredBatch:
+        """Return some rows of a model, the one at a place among all."""
         chosen = slice(start, end)
         rows, outcomes = self._rows, self._outcomes
         features = self._ends.features[chosen]
@@ -142,10 +149,10 @@ class _Columns:
         return ScoredBatch(
             model=model,
             partition=partition,
-            group=groups.names.names(self._counted[chosen]),
-            version=words.version.names(rows["version"][chosen]),
-            series=words.series.names(rows["series"][chosen]),
-            unit=words.unit.names(rows["unit"][chosen]),
+            group=self._group.names(place, start, end),
+            version=self._version.names(place, start, end),
+            series=self._series.names(place, start, end),
+            unit=self._unit.names(place, start, end),
             verdict=self._ends.verdict[chosen],
             offset=rows["offset"][chosen],
             outcome_offset=outcomes["offset"][chosen],
@@ -154,30 +161,86 @@ class _Columns:
             log_time=rows["log_time"][chosen],
             outcome_ts=outcomes["ts"][chosen],
             outcome_log_time=outcomes["log_time"][chosen],
-            prediction=_values(rows["kind"][chosen], rows["number"][chosen], words.label),
+            prediction=self._prediction.values(chosen),
             score=rows["score"][chosen],
             classes=classes,
             probabilities=probabilities,
-            outcome=_values(outcomes["kind"][chosen], outcomes["number"][chosen], words.label),
+            outcome=self._outcome.values(chosen),
             loss=outcomes["loss"][chosen],
             outcome_source=outcomes["source"][chosen],
             latency=rows["latency"][chosen],
             features=b"".join(features),
+            # After they were joined, which is what brings them into the cache.
             feature_ends=np.cumsum(np.fromiter(map(len, features), dtype=np.int64, count=len(features))),
         )
+
+
+class _Words:
+    """A column of codes, of which each batch has words of its own, in the order in which its rows name them.
+
+    Args:
+        codes: Rows of one model after the other, at least one.
+        words: The vocabulary.
+        cuts: Where the rows of each model begin, and the last ones end.
+    """
+
+    def __init__(self, codes: Codes, words: Words, cuts: list[int]) -> None:
+        self._codes = codes
+        self._words = words
+        self._cuts = cuts
+        self._sole = bool(np.logical_and.reduce(codes == codes[0]))
+        """All rows of all models have the same code."""
+        self._starts: list[int] = []
+        """Where the words of each model begin among :attr:`_found`."""
+        if self._sole:
+            self._found = [] if codes[0] < 0 else [int(codes[0])]
+            self._places = np.full(len(codes), min(int(codes[0]), 0), np.int32)
+        elif (models := len(cuts) - 1) > 1:
+            sizes = np.diff(cuts)
+            own = np.repeat(np.arange(models) * len(words), sizes) + codes
+            own[codes < 0] = -1
+            found, places = firsts(own, models * len(words))
+            # Rows of one model lie side by side, and so do its words.
+            starts = np.searchsorted(found, np.arange(models + 1) * len(words))
+            self._found, self._starts = (found % len(words)).tolist(), starts.tolist()
+            self._places = np.where(places < 0, -1, places - np.repeat(starts[:-1], sizes)).astype(np.int32)
+
+    def names(self, model: int, start: int, end: int) -> Names:
+        """Return rows of the model at a place."""
+        if self._sole:
+            return Names(code=self._places[start:end], words=self._named(self._found))
+        if not self._starts or (start, end) != (self._cuts[model], self._cuts[model + 1]):
+            return self._words.names(self._codes[start:end])
+        found = self._found[self._starts[model] : self._starts[model + 1]]
+        return Names(code=self._places[start:end], words=self._named(found))
+
+    def _named(self, codes: list[int]) -> tuple[str, ...]:
+        return tuple([word for code in codes if (word := self._words[code]) is not None])
 
 
 _STRING = int(Kind.STRING)
 """Looking up a member of an enumeration costs as much as comparing a column."""
 
 
-def _values(kind: Bytes, number: Floats, labels: Words) -> Values:
-    """Return a column of labels with the words that it has."""
-    words = kind == _STRING
-    if not words.any():
-        return Values(kind=kind, number=number)
-    names = labels.names(np.where(words, number, -1).astype(np.int32))
-    return Values(kind=kind, number=np.where(words, names.code, number), words=names.words)
+class _Labels:
+    """A column of labels, of which each batch has words of its own."""
+
+    def __init__(self, kind: Bytes, number: Floats, labels: Words) -> None:
+        self._kind = kind
+        self._number = number
+        self._labels = labels
+        self._worded = bool(np.logical_or.reduce(kind == _STRING))
+
+    def values(self, chosen: slice) -> Values:
+        """Return some rows."""
+        kind, number = self._kind[chosen], self._number[chosen]
+        if not self._worded:
+            return Values(kind=kind, number=number)
+        words = kind == _STRING
+        if not words.any():
+            return Values(kind=kind, number=number)
+        names = self._labels.names(np.where(words, number, -1).astype(np.int32))
+        return Values(kind=kind, number=np.where(words, names.code, number), words=names.words)
 
 
 def _by_classes(tables: Tables | None, start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -20,6 +20,7 @@ from streamapp.core.monitoring.group import LOWEST_BIN, Group
 from streamapp.core.monitoring.judging import Classes
 from streamapp.core.monitoring.members import Members
 from streamapp.core.monitoring.rows import ByGroup, Carry, Rows, gaps, join
+from streamapp.core.monitoring.unjudged import Unjudged
 from streamapp.core.settings import ModelSettings, Task
 
 WAIT: Final = 2048
@@ -76,7 +77,7 @@ class Books:
         self._task = task
         self.baselines = Baselines(task, self._settings)
 
-    def announce(self, rows: Rows) -> None:
+    def announce(self, rows: Unjudged) -> None:
         """Hear of rows that will be added."""
         self._announced = True
         self._oldest = min(self._oldest, float(np.minimum.reduce(rows.known)))

@@ -57,6 +57,10 @@ class Group:
         self.complained: set[str] = set()
         """Reasons for which rows were unscorable since the version changed."""
         self._latency: dict[int, int] = {}
+        self._new_latency: list[dict[int, int]] = []
+        """Counts that are not in there yet: by the time that many are, the counts of other groups lie in the cache."""
+        self._new_bins = 0
+        """How many there are."""
         self._latency_sum = 0.0
         self._delay: Ints = np.zeros(0, np.int64)
         self.delay_sum = 0.0
@@ -93,11 +97,22 @@ class Group:
         """Take what came in."""
         self.predictions += arrivals.predictions
         if arrivals.latency:
-            latency = self._latency
-            for index, count in arrivals.latency.items():
-                latency[index] = latency.get(index, 0) + count
+            self._new_latency.append(arrivals.latency)
+            self._new_bins += len(arrivals.latency)
             self._latency_sum += arrivals.latency_sum
+            if self._new_bins >= BINS_MAX or len(self._new_latency) >= COUNTS_MAX:
+                self._add_latency()
         self.heard(log_time)
+
+    def _add_latency(self) -> dict[int, int]:
+        """Add up all counts of latencies, and return them by bin; bins lie in the order in which they appeared."""
+        latency, new = self._latency, self._new_latency
+        if new:
+            for counts in new:
+                for index, count in counts.items():
+                    latency[index] = latency.get(index, 0) + count
+            self._new_latency, self._new_bins = [], 0
+        return latency
 
     def resolve(self, verdict: int, rows: int) -> None:
         """Count rows with a verdict, an item of :class:`~streamapp.core.events.Verdict`."""
@@ -157,8 +172,8 @@ class Group:
             found["loss"] = {"name": begun.loss, "mean": scores.ratio(total, rows), "rows": rows}
             found["baselines"] = begun.contest.means(incumbent=incumbent)
             found["skill"] = begun.contest.skill(incumbent=incumbent)
-        delay = _bins(self._delay)
-        found["latency"] = {name: quantile(self._latency, q) for name, q in _LATENCY.items()}
+        delay, latency = _bins(self._delay), self._add_latency()
+        found["latency"] = {name: quantile(latency, q) for name, q in _LATENCY.items()}
         found["outcome_delay"] = {name: quantile(delay, q) for name, q in _DELAY.items()}
         found["versions"] = {
             name: {
@@ -184,7 +199,7 @@ class Group:
             lost=lost,
             pending=self.pending,
             unscorable=self.unscorable,
-            latency=dict(self._latency),
+            latency=dict(self._add_latency()),
             latency_sum=self._latency_sum,
             delay=_bins(self._delay),
             delay_sum=self.delay_sum,
@@ -218,7 +233,7 @@ class Group:
             "unscorable": self.unscorable,
             "updated": self.updated,
             "complained": sorted(self.complained),
-            "latency": (self._latency, self._latency_sum),
+            "latency": (self._add_latency(), self._latency_sum),
             "delay": (packing.pack(self._delay), self.delay_sum),
             "versions": self.versions.snapshot(),
             "policy": self.policy.snapshot(),
@@ -259,6 +274,10 @@ class Group:
 
 LOWEST_BIN: Final = int(quantiles.bins(np.array([quantiles.SMALLEST]))[0]) - 1
 """First bin of delays as :class:`Group` counts them; it holds 0."""
+BINS_MAX: Final = 256
+"""Bins of new counts that are kept until they are added up."""
+COUNTS_MAX: Final = 16
+"""The same of counts themselves, however few bins they have."""
 _LATENCY = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 _DELAY = {"p50": 0.5, "p95": 0.95}
 

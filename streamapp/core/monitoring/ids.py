@@ -27,8 +27,6 @@ class Ids:
     def __init__(self, ids: Hashes | None = None) -> None:
         self._bits = _SMALLEST
         self._table: Hashes = np.zeros(1 << _SMALLEST, np.uint64)
-        self._claims: NDArray[np.int32] = np.empty(1 << _SMALLEST, np.int32)
-        """Scratch: which of the new ids wants a slot."""
         self._count = 0
         if ids is not None:
             self.add(ids)
@@ -43,30 +41,44 @@ class Ids:
         if not np.logical_and.reduce(ids):
             ids = np.where(ids == 0, _ZERO, ids)
         fresh = np.zeros(len(ids), np.bool_)
+        if len(ids) > FEW:
+            ordered = np.sort(ids)
+            if np.logical_or.reduce(ordered[1:] == ordered[:-1]):
+                first = np.unique(ids, return_index=True)[1]
+                own = np.zeros(len(first), np.bool_)
+                self._put(ids.take(first), own)
+                fresh[first] = own
+                self._count += int(np.count_nonzero(own))
+                return fresh
         self._put(ids, fresh)
         self._count += int(np.count_nonzero(fresh))
         return fresh
 
     def _put(self, ids: Hashes, fresh: NDArray[np.bool_]) -> None:
-        table, claims, last = self._table, self._claims, len(self._table) - 1
-        slots: Ints = (ids * _MIX >> np.uint64(64 - self._bits)).astype(np.int64)
-        rows: Ints = np.arange(len(ids))
-        while len(rows) > FEW:
-            free = (table.take(slots) == 0).nonzero()[0]
-            wanted = slots.take(free)
-            # Of several that want a slot, the first gets it: the last one written here.
-            claims[wanted[::-1]] = free[::-1]
-            won = free[claims.take(wanted) == free]
-            table[slots.take(won)] = ids.take(won)
-            fresh[rows.take(won)] = True
+        """Put ids, more than :data:`FEW` only if they are distinct, and note which of them were new."""
+        table, last = self._table, len(self._table) - 1
+        slots: Ints = (ids * _MIX >> np.uint64(64 - self._bits)).view(np.int64)
+        rows: Ints | None = None
+        while len(slots) > FEW:
+            held = table.take(slots)
+            free = (held == 0).nonzero()[0]
+            # Of several that want a slot, one gets it: the one that is read there afterwards.
+            wanted, mine = slots.take(free), ids.take(free)
+            table[wanted] = mine
+            won = free[table.take(wanted) == mine]
+            fresh[won if rows is None else rows.take(won)] = True
             # The others are there already, or go on to the next slot.
-            left = (table.take(slots) != ids).nonzero()[0]
-            slots, ids, rows = (slots.take(left) + 1) & last, ids.take(left), rows.take(left)
-        for row, slot, number in zip(rows.tolist(), slots.tolist(), ids.tolist(), strict=True):
+            others = held != ids
+            others[won] = False
+            left = others.nonzero()[0]
+            slots, ids = slots.take(left) + 1 & last, ids.take(left)
+            rows = left if rows is None else rows.take(left)
+        places = range(len(slots)) if rows is None else rows.tolist()
+        for row, slot, number in zip(places, slots.tolist(), ids.tolist(), strict=True):
             place = slot
-            while (held := table.item(place)) and held != number:
+            while (held_id := table.item(place)) and held_id != number:
                 place = (place + 1) & last
-            if not held:
+            if not held_id:
                 table[place] = number
                 fresh[row] = True
 
@@ -74,5 +86,4 @@ class Ids:
         held = self._table[self._table != 0]
         self._bits = max(self._bits, (size - 1).bit_length() + 1)
         self._table = np.zeros(1 << self._bits, np.uint64)
-        self._claims = np.empty(1 << self._bits, np.int32)
         self._put(held, np.zeros(len(held), np.bool_))

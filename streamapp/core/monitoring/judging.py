@@ -1,14 +1,16 @@
 """Scored rows against their outcomes: a batch at once, as a block of :mod:`streamapp.core.losses`."""
 
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from streamapp.core.events import SOURCES, Bytes, Floats, Ints, Kind, Names, ScoredBatch, Values, Verdict
+from streamapp.core.events import SOURCES, Bytes, Floats, Ints, Kind, ScoredBatch, Values, Verdict
 from streamapp.core.losses import ANSWER, COLUMNS, LOG, OWN, SCORE, SOFT, TRUTH, configured, fill, label_word
-from streamapp.core.monitoring.rows import Rows
+from streamapp.core.monitoring.rows import Rows, join, sole
+from streamapp.core.monitoring.unjudged import Unjudged, together
 from streamapp.core.settings import Label, Loss, ModelSettings, Task
 
 CLASSES_MAX: Final = 1024
@@ -80,10 +82,13 @@ def judge(batch: ScoredBatch, rows: Ints | None, task: Task, settings: ModelSett
     return judged
 
 
-def resolve(batch: ScoredBatch, rows: Ints | None, task: Task, settings: ModelSettings, classes: Classes) -> Judged:
+def resolve(
+    batch: ScoredBatch | Unjudged, rows: Ints | None, task: Task, settings: ModelSettings, classes: Classes
+) -> Judged:
     """Return the same without what :func:`~streamapp.core.losses.fill` works out, of many batches at once."""
     n = len(batch) if rows is None else len(rows)
-    block = np.full((COLUMNS, n), np.nan)
+    block = np.empty((COLUMNS, n))
+    block.fill(np.nan)
     reason = np.zeros(n, np.uint8)
     if task == "binary":
         _judge_binary(batch, rows, settings, block, reason)
@@ -105,51 +110,39 @@ def resolve(batch: ScoredBatch, rows: Ints | None, task: Task, settings: ModelSe
     return Judged(block, reason, unfit, owned)
 
 
-def joined_rows(
-    batch: ScoredBatch,
-    places: Ints | None,
-    group: Ints,
-    offset: int,
-    task: Task,
-    settings: ModelSettings,
-    classes: Classes,
-) -> Rows:
-    """Return joined rows of a message, resolved: see :func:`resolve`.
+def judged(parts: Sequence[Unjudged], task: Task, settings: ModelSettings, classes: Classes) -> Rows:
+    """Return rows one after the other, resolved: see :func:`resolve`.
 
     Args:
-        batch: All rows of the message.
-        places: Indices of the joined ones; None: all.
-        group: Number of each row's group.
-        offset: Of the message.
+        parts: At least one.
         task: The model's task.
         settings: The model's.
         classes: The model's.
     """
-    judged = resolve(batch, places, task, settings, classes)
+    whole = together(parts)
+    if whole is None:
+        return join([judged([part], task, settings, classes) for part in parts])
+    found = resolve(whole, None, task, settings, classes)
     came = None
-    if (only := sole(batch.outcome_source)) is None or only == ASSUMED:
-        came = _at(batch.outcome_source, places) != ASSUMED
+    if (only := sole(whole.source)) is None or only == ASSUMED:
+        came = whole.source != ASSUMED
     return Rows(
-        offsets=(offset,),
-        ends=(judged.block.shape[1],),
-        group=_at(group, places),
-        block=judged.block,
-        reason=judged.reason,
-        unfit=judged.unfit,
-        owned=judged.owned,
-        ts=_at(batch.ts, places),
-        log_time=_at(batch.log_time, places),
-        outcome_ts=_at(batch.outcome_ts, places),
-        known=_at(batch.outcome_log_time, places),
+        offsets=whole.offsets,
+        ends=whole.ends,
+        group=whole.group,
+        block=found.block,
+        reason=found.reason,
+        unfit=found.unfit,
+        owned=found.owned,
+        ts=whole.ts,
+        log_time=whole.log_time,
+        outcome_ts=whole.outcome_ts,
+        known=whole.known,
         came=came,
-        ids=_at(batch.id_hash, places),
-        series=Names(code=_at(batch.series.code, places), words=batch.series.words),
-        version=Names(code=_at(batch.version.code, places), words=batch.version.words),
+        ids=whole.ids,
+        series=whole.series,
+        version=whole.version,
     )
-
-
-def _at(column: NDArray[Any], places: Ints | None) -> Any:
-    return column if places is None else column[places]
 
 
 def losses(batch: ScoredBatch, task: Task, loss: Loss, settings: ModelSettings) -> Floats:
@@ -164,7 +157,9 @@ def losses(batch: ScoredBatch, task: Task, loss: Loss, settings: ModelSettings) 
     return result
 
 
-def _judge_binary(batch: ScoredBatch, rows: Ints | None, settings: ModelSettings, block: Floats, reason: Bytes) -> None:
+def _judge_binary(
+    batch: ScoredBatch | Unjudged, rows: Ints | None, settings: ModelSettings, block: Floats, reason: Bytes
+) -> None:
     truth, true = _positive(batch.outcome, rows, settings.positive)
     answer, answered = _positive(batch.prediction, rows, settings.positive)
     score = batch.score if rows is None else batch.score[rows]
@@ -209,7 +204,7 @@ def _positive(values: Values, rows: Ints | None, positive: Label) -> tuple[Float
     return np.where(fits, same, np.nan), False
 
 
-def _class_score(batch: ScoredBatch, rows: Ints | None, score: Floats, word: str) -> Floats:
+def _class_score(batch: ScoredBatch | Unjudged, rows: Ints | None, score: Floats, word: str) -> Floats:
     if word not in batch.classes:
         return score
     column = batch.probabilities[:, batch.classes.index(word)]
@@ -218,12 +213,7 @@ def _class_score(batch: ScoredBatch, rows: Ints | None, score: Floats, word: str
     return np.where(np.isnan(score), column, score)
 
 
-def sole(column: NDArray[Any]) -> Any:
-    """Return the one value of a column that holds nothing else, as its stride of 0 shows; None of another column."""
-    return column[0] if len(column) and not column.strides[0] else None
-
-
-def _best_class(batch: ScoredBatch, rows: Ints | None, word: str, answer: Floats) -> Floats:
+def _best_class(batch: ScoredBatch | Unjudged, rows: Ints | None, word: str, answer: Floats) -> Floats:
     """Return 1.0 where the likeliest class is *word*, 0.0 where another is, and *answer* where there are none."""
     table = batch.probabilities if rows is None else batch.probabilities[rows]
     names, table = _sorted_classes(batch.classes, table)
@@ -239,7 +229,7 @@ def _sorted_classes(classes: tuple[str, ...], table: Floats) -> tuple[list[str],
     return [classes[i] for i in order], table[:, order]
 
 
-def _judge_classes(batch: ScoredBatch, rows: Ints, classes: Classes, block: Floats, reason: Bytes) -> None:
+def _judge_classes(batch: ScoredBatch | Unjudged, rows: Ints, classes: Classes, block: Floats, reason: Bytes) -> None:
     n = len(rows)
     truths, answers = _words(batch.outcome, rows), _words(batch.prediction, rows)
     names: list[str] = []
@@ -307,7 +297,7 @@ def _codes(truths: tuple[Ints, tuple[str, ...]], answers: tuple[Ints, tuple[str,
     return result
 
 
-def _judge_numbers(batch: ScoredBatch, rows: Ints | None, block: Floats, reason: Bytes) -> None:
+def _judge_numbers(batch: ScoredBatch | Unjudged, rows: Ints | None, block: Floats, reason: Bytes) -> None:
     for values, column, wrong in ((batch.prediction, ANSWER, _PREDICTION), (batch.outcome, TRUTH, _OUTCOME)):
         kind, number = values.kind, values.number
         if rows is not None:

@@ -6,8 +6,7 @@ import numpy as np
 
 from streamapp.core.events import Ints, Names, ScoredBatch, Verdict
 from streamapp.core.monitoring.group import Group
-from streamapp.core.monitoring.judging import sole
-from streamapp.core.monitoring.rows import ByGroup
+from streamapp.core.monitoring.rows import ByGroup, sole
 from streamapp.core.settings import ModelSettings
 
 TABLES: Final = 64

@@ -22,11 +22,12 @@ from streamapp.core.losses import choose_loss, infer_task
 from streamapp.core.monitoring.books import Books, Note, delays, notes
 from streamapp.core.monitoring.findings import Found, look, look_closely
 from streamapp.core.monitoring.group import Group
-from streamapp.core.monitoring.judging import ASSUMED, Classes, joined_rows, sole
+from streamapp.core.monitoring.judging import ASSUMED, Classes, judged
 from streamapp.core.monitoring.members import Members
 from streamapp.core.monitoring.naming import Naming
-from streamapp.core.monitoring.rows import ByGroup, Rows, join
+from streamapp.core.monitoring.rows import ByGroup, Rows, sole
 from streamapp.core.monitoring.signals import said
+from streamapp.core.monitoring.unjudged import Unjudged, joined_rows
 from streamapp.core.report import ModelReport
 from streamapp.core.settings import ModelSettings, Task
 from streamapp.errors import CheckpointError
@@ -44,7 +45,7 @@ class _Held(NamedTuple):
     position: Position
     now: float | None
     """Log time that every joiner had reached."""
-    rows: Rows | None
+    rows: Unjudged | None
     """None: it brought no rows, but it is a moment at which training can be asked for."""
 
 
@@ -176,18 +177,19 @@ class ModelMonitor:
         if self._task is None or (told is not None and not len(told)):
             self.advance(position, now)
             return
-        rows = joined_rows(batch, told, number, position.offset, self._task, self.settings, self._classes)
-        if self._plain(rows, groups):
-            self._books.announce(rows)
-            self._held.append(_Held(position, now, rows))
-            self._rows += len(rows)
+        fresh = joined_rows(batch, told, number, position.offset)
+        if self._plain(fresh, groups):
+            self._books.announce(fresh)
+            self._held.append(_Held(position, now, fresh))
+            self._rows += len(fresh)
             if self._rows >= HOLD:
                 self._run()
             return
         self._settle()
+        rows = judged([fresh], self._task, self.settings, self._classes)
         self._begin_groups(batch, told, rows)
         losses, found = look_closely(self._members.order, rows)
-        self._speak([_Held(position, now, rows)], found, ())
+        self._speak([_Held(position, now, fresh)], found, ())
         self._books.enter(rows, losses, tallied=True)
 
     def release(self) -> list[Output]:
@@ -284,7 +286,7 @@ class ModelMonitor:
             delays(self._members.order, ByGroup(number[untold], len(self.groups)), seconds, came)
         return rows[told:]
 
-    def _plain(self, rows: Rows, groups: list[Group]) -> bool:
+    def _plain(self, rows: Unjudged, groups: list[Group]) -> bool:
         """Tell whether rows bring nothing new: their groups have a loss, and answer with the version that they had."""
         if any(group.begun is None for group in groups):
             return False
@@ -336,7 +338,8 @@ class ModelMonitor:
         if not parts:
             self._speak(held, [], ())
             return
-        rows = join(parts)
+        assert self._task is not None
+        rows = judged(parts, self._task, self.settings, self._classes)
         losses, found = look(self._members.order, rows)
         if self._quiet and not found:
             self._books.add(rows, losses)

@@ -74,15 +74,31 @@ def join(parts: Sequence[Rows]) -> Rows:
         known=np.concatenate([part.known for part in parts]),
         came=came,
         ids=np.concatenate([part.ids for part in parts]),
-        series=_join_names([part.series for part in parts]),
-        version=_join_names([part.version for part in parts]),
+        series=join_names([part.series for part in parts]),
+        version=join_names([part.version for part in parts]),
     )
 
 
-def _join_names(parts: list[Names]) -> Names:
+def sole(column: NDArray[Any]) -> Any:
+    """Return the one value of a column that holds nothing else, as its stride of 0 shows; None of another column."""
+    return column[0] if len(column) and not column.strides[0] else None
+
+
+def join_columns(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Return columns one after the other; if they hold one and the same value, so does the result by its stride."""
+    first = parts[0]
+    if not first.strides[0] and len(first):
+        item = first[:1].tobytes()  # to the bit: 0.0 equals -0.0, and nan not itself
+        if all(not part.strides[0] and part[:1].tobytes() == item for part in parts):
+            return np.ndarray((sum(map(len, parts)),), first.dtype, item, 0, (0,))
+    return np.concatenate(parts)
+
+
+def join_names(parts: Sequence[Names]) -> Names:
+    """Return columns of strings one after the other."""
     words = parts[0].words
     if all(part.words == words for part in parts):
-        return Names(code=np.concatenate([part.code for part in parts]), words=words)
+        return Names(code=join_columns([part.code for part in parts]), words=words)
     places: dict[str, int] = {}
     codes = []
     for part in parts:

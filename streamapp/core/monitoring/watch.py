@@ -155,6 +155,9 @@ class Watch:
 
     def _find(self, shown: Shown, alarms: list[list[Alarm]]) -> list[Finding]:
         """Return what the detectors' alarms mean, in order of row, having counted the losses as fed."""
+        if not any(alarms):
+            self._mark(shown.times)
+            return []
         scale, before, done = self._scale or 1.0, self.fed, 0
         named = [
             (alarm, detector.name) for detector, some in zip(self._detectors, alarms, strict=True) for alarm in some
