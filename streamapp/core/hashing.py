@@ -14,7 +14,7 @@ from streamapp.core.events import Hashes, Ints
 
 _Words = NDArray[np.uint32] | NDArray[np.uint64]
 
-FEW = 8
+FEW = 24
 LONG = 16
 """Where so few keys have more words than this, these are gone through one by one: a call of numpy costs ten of them."""
 _WIDEST = 8

@@ -1,7 +1,7 @@
 from collections import Counter
 
 import msgspec
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from streamapp.core.join import Joiner, Limits
@@ -191,7 +191,15 @@ def test_names_beyond_the_limits_become_other_until_names_that_are_gone_make_roo
     assert not joiner._state.groups._by_model
 
 
+BAD = DecodeError("bad", reason="malformed")
+NAMES_IN_ANOTHER_ORDER = Log(
+    [(0.0, BAD), (0.0, predict("a", 0, group="h")), (0.0, BAD)]
+    + [(20.0, predict("a", 20, group=group)) for group in ("g", "h")]
+)
+
+
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example((NAMES_IN_ANOTHER_ORDER, Log([])), [], 0)
 @given(LONG, STEPS, st.integers(0, 10_000))
 def test_memory_and_checkpoint_hold_the_names_that_are_current_and_no_others(both, steps, beyond):
     predictions, outcomes = both

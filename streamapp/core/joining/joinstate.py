@@ -160,7 +160,8 @@ class JoinCheckpoint:
                 entries[_key(RESOLVED_ENTRY, self._next_delta)] = msgspec.msgpack.encode(delta)
                 self._deltas[self._next_delta] = delta.expires, delta.lowest
                 self._next_delta += 1
-        before, self._waiting = self._waiting, _waiting([(*key, n) for key, n in pending.items()])
+        # Sorted, so that a restart, which meets the names in another order, has nothing to write anew.
+        before, self._waiting = self._waiting, _waiting(sorted((*key, n) for key, n in pending.items()))
         for number, value in enumerate(self._waiting):
             if number >= len(before) or value != before[number]:
                 entries[_key(WAITING, number)] = value
