@@ -8,8 +8,9 @@ asks it to; then it is started again, once for each round, and restores.
 - *sparse*: 1 % of so many predictions wait, the others had their outcomes. What waits long is copied into the
   checkpoint, so that little has to be read again.
 - *backlog*: so many pairs, and a quarter of them, read from the start. Memory is bounded by what waits at a time (an
-  outcome comes 10 000 predictions after its own), not by the backlog. ``remember`` is 1 s here: the backlog is written
-  within few minutes of log time, and whatever was resolved in the last ``remember`` of it stays.
+  outcome comes 10 000 predictions after its own), not by the backlog. ``outcome_window`` is a minute here and
+  ``remember`` a second: the backlog is written within few minutes of log time, and what was resolved in the last
+  ``remember`` of it stays, as does what baselines knew in the last window.
 
 *seconds* are those from an assignment until all is back, by the clock of the worker; *CPU* is what the process had used
 when it was ready, less what a worker uses that has nothing to restore. Inputs are made as they are written: beside the
@@ -19,9 +20,10 @@ broker's disk (400 bytes a pair, and as much again for what is scored) a size co
 import json
 import re
 import statistics
+import sys
 import time
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -41,7 +43,8 @@ SPARSE = 100
 """One in so many waits."""
 MODELS = '[defaults]\noutcome_window = "7d"\n'
 """Nothing expires, however long it takes to write and to read."""
-REMEMBER = 'remember = "1s"\n'
+SHORT = '[defaults]\noutcome_window = "1m"\ngrace = "5s"\nremember = "1s"\n'
+"""What a backlog of minutes is many times as long as."""
 PATIENCE = 240.0
 """Seconds without progress after which a run has failed."""
 LOOK = 0.02
@@ -79,7 +82,11 @@ def _run(arguments: Any) -> tuple[Mapping[str, Any], Any]:
     if arguments.quick:
         size = {"pending": 2000, "among": 4000, "backlog": 4000, "faust": 2000, "rounds": 1}
     only, stores = (tuple(filter(None, text.split(","))) for text in (arguments.only, arguments.stores))
-    return run(only=only, stores=stores, broker=arguments.broker, **size), show
+    return run(only=only, stores=stores, broker=arguments.broker, say=_say, **size), show
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def run(
@@ -92,6 +99,7 @@ def run(
     only: Sequence[str] = PARTS,
     stores: Sequence[str] = ("memory",),
     broker: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Measure, and return what each part found; see :func:`add` for the arguments.
 
@@ -103,15 +111,19 @@ def run(
         report["machine"] = machine()
         report["empty"] = empty = _restored(arena, Waiting(predictions=1), 1)
         if "dense" in only:
+            say(f"dense: {pending:,} that wait")
             report["dense"] = _beside(_restored(arena, Waiting(predictions=pending), rounds), empty)
             if faust:
+                say(f"the table of a Faust app: {faust:,} in {', '.join(stores)}")
                 what = Waiting(predictions=faust)
                 report["faust"] = {
                     name: found for store in stores for name, found in _faust(arena, what, store, rounds).items()
                 }
         if "sparse" in only:
+            say(f"sparse: one in {SPARSE} of {among:,} waits")
             report["sparse"] = _beside(_restored(arena, Waiting(predictions=among, every=SPARSE), rounds), empty)
         if "backlog" in only:
+            say(f"backlog: {backlog // 4:,} pairs, then {backlog:,}")
             report["backlog"] = [
                 _read_through(arena, Waiting(predictions=pairs, every=0)) for pairs in (backlog // 4, backlog)
             ]
@@ -147,7 +159,7 @@ def _restored(arena: Arena, what: Waiting, rounds: int) -> dict[str, Any]:
 def _read_through(arena: Arena, what: Waiting) -> dict[str, Any]:
     """Let a worker read a backlog of pairs from the start."""
     recording, size = _written(arena, what)
-    with arena.stage(recording) as stage, _Worker(stage, MODELS + REMEMBER) as worker:
+    with arena.stage(recording) as stage, _Worker(stage, SHORT) as worker:
         worker.await_ready()
         empty = worker.process.memory()
         began = time.monotonic()

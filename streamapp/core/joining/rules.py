@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamapp.core.events import Floats, Ints, Kind, Outcome, Prediction, Verdict
+from streamapp.core.events import DeadLetter, Floats, Ints, Kind, Outcome, Prediction, Verdict
 from streamapp.core.hashing import hash64
 from streamapp.core.joining.early import Early
 from streamapp.core.joining.results import BY_CLOCK, BY_OUTCOME, BY_PREDICTION, Ends, Tables
 from streamapp.core.joining.runs import OUTCOME, Run, Truth, no_outcomes, truth
 from streamapp.core.joining.state import State
 from streamapp.core.joining.table import Rows
-from streamapp.core.joining.tally import Tally
 
 Mask = NDArray[np.bool_]
 Moment = tuple[float, int, int, int, int]
 """Log time, topic, offset; what comes, and where it is found: among the faults, the good records or the withheld."""
 
+_TOPICS = ("predictions", "outcomes")
 _ASSUMED = 2
 """Place of ``assumed`` in :data:`streamapp.core.events.SOURCES`."""
 _FAULT, _PREDICTION, _ARRIVED, _OUTCOME = range(4)
@@ -170,7 +170,9 @@ class Rules:
                 prediction_id, held = self._withheld[index]
                 self._arrive(prediction_id, held, self._chain(prediction_id, log_time))
             else:
-                self._reject(topic, index, offset)
+                self._state.dead_letters.append(self._dead_letter(topic, index, offset))
+        for topic, tally in enumerate((self._state.predictions, self._state.outcomes)):
+            tally.reject_all([fault.reason for fault in self._runs[topic].faults])
         return self._write()
 
     def _gather(self) -> None:
@@ -295,12 +297,19 @@ class Rules:
             error = f"expected a ts at most {first.grace:g} s before the prediction's {first.ts!r}, got {known!r}"
             state.reject(tally, early.offset, early.key, early.value, "before_prediction", f"{error} - at `$.ts`")
 
-    def _reject(self, topic: int, index: int, offset: int) -> None:
+    def _dead_letter(self, topic: int, index: int, offset: int) -> DeadLetter:
+        """Return what keeps a record that is no event."""
         run = self._runs[topic]
         fault, records = run.faults[index], run.records
-        tally: Tally = (self._state.predictions, self._state.outcomes)[topic]
-        key, value = records.keys[fault.place], records.values[fault.place]
-        self._state.reject(tally, offset, key, value, fault.reason, fault.error)
+        return DeadLetter(
+            topic=_TOPICS[topic],
+            partition=run.partition,
+            offset=offset,
+            key=records.keys[fault.place],
+            value=records.values[fault.place],
+            reason=fault.reason,
+            error=fault.error,
+        )
 
     def _join(self, held: Held, found: Truth, now: float, cause: int) -> None:
         held.ended(now + held.remember, found)

@@ -127,11 +127,11 @@ def run(records: Records, event: type[Any], partition: int, partitions: int | No
         strangers = types - {event, DecodeError}
         if strangers:
             raise TypeError(f"expected an event of this topic or DecodeError, got {strangers.pop().__name__}")
-        for place, found in enumerate(events):
-            if isinstance(found, DecodeError):
-                faults.append(Fault(place, found.reason, str(found)))
-        places = np.array([place for place, found in enumerate(events) if found.__class__ is event], dtype=np.int64)
-        events = [events[place] for place in places.tolist()]
+        good = [found.__class__ is event for found in events]
+        places = np.flatnonzero(good)
+        bad = [place for place, fits in enumerate(good) if not fits]
+        faults = [Fault(place, events[place].reason, str(events[place])) for place in bad]
+        events = list(compress(events, good))
     ts = floats([found.ts for found in events])
     ahead = ts > (log_times if places is None else log_times[places]) + FUTURE
     if ahead.any():

@@ -1,5 +1,8 @@
 """Counts of what became of the records of one input topic."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 STATUSES = ("read", "accepted", "rejected", "duplicate", "late", "unmatched", "misplaced", "lost", "revised")
 """``misplaced`` and ``revised`` are marks beside ``accepted``; ``lost``: retention removed it while it waited."""
 OVERFLOWN = ("other_model", "other_group")
@@ -39,6 +42,12 @@ class Tally:
         """Count a rejected record."""
         self.rejected += 1
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
+
+    def reject_all(self, reasons: Sequence[str]) -> None:
+        """Count rejected records."""
+        self.rejected += len(reasons)
+        for reason, n in Counter(reasons).items():
+            self.reasons[reason] = self.reasons.get(reason, 0) + n
 
     def counts(self) -> dict[str, int]:
         """Return the counts by status."""
