@@ -79,6 +79,13 @@ def streamapp(
     )
 
 
+def same_job(stage: Stage) -> Contestant:
+    """Start a worker that is told to do no more than the others: one baseline, one detector."""
+    path = stage.folder / "models.toml"
+    path.write_text('[defaults]\nbaselines = ["persistence"]\ndetectors = ["adwin"]\n')
+    return streamapp(stage, environ={"STREAMAPP_MODELS": str(path)})
+
+
 def streamapp_results(contestant: Contestant) -> dict[Key, Score]:
     """Return what the workers' summaries say."""
     found: dict[Key, Score] = {}
@@ -133,6 +140,7 @@ def peer_results(contestant: Contestant) -> dict[Key, Score]:
 
 ENTRIES = {
     "streamapp": Entry(streamapp, streamapp_results, "as shipped: transactions, checkpoints"),
+    "same_job": Entry(same_job, streamapp_results, "streamapp with one baseline and one detector, as the others have"),
     "bare": Entry(peer("bare"), peer_results, "aiokafka, msgspec, a dict, numpy: nothing durable"),
     "faust": Entry(peer("faust"), peer_results, "agents on single events, Faust tables for what waits"),
     "quix": Entry(peer("quix"), peer_results, "Quix Streams, state by prediction_id", "quixstreams"),
