@@ -227,18 +227,17 @@ class State:
 
     def _sweep_words(self) -> None:
         table, words = self.table, self.words
-        live = table.live + len(self.remembered)
-        if all(len(w) <= 2 * live + FEW for w in (words.version, words.series, words.unit)) and (
-            len(words.label) <= 4 * live + FEW and len(self.groups.names) <= 2 * live + FEW
-        ):
-            return
-        waiting = table.waiting()
-        for name in ("version", "series", "unit"):
-            vocabulary: Words = getattr(words, name)
-            codes = table.rows[name][waiting]
-            table.rows[name][waiting] = vocabulary.keep(codes)[codes]
-        self._sweep_labels(waiting)
-        self._sweep_names()
+        known = table.live + len(self.remembered)
+        if any(len(w) > 2 * table.live + FEW for w in (words.version, words.series, words.unit)):
+            waiting = table.waiting()
+            for name in ("version", "series", "unit"):
+                vocabulary: Words = getattr(words, name)
+                codes = table.rows[name][waiting]
+                table.rows[name][waiting] = vocabulary.keep(codes)[codes]
+        if len(words.label) > 4 * known + FEW:
+            self._sweep_labels(table.waiting())
+        if len(self.groups.names) > 2 * known + FEW:
+            self._sweep_names()
 
     def _sweep_labels(self, waiting: Ints) -> None:
         groups = self.groups.settings[: len(self.groups.pairs)]
