@@ -22,6 +22,8 @@ SPAN = 10 * 86_400.0
 """Seconds of event time, whatever the number of pairs: detectors that want a day's reference have it by the warm-up."""
 DELAY = 60.0
 """Mean seconds of event time between prediction and outcome."""
+LONGEST = 20
+"""So many times the mean is the longest."""
 HELD_MS = 600_000
 """Longest time that writing what was held back may take."""
 NAMES = ("amount", "age", "hour", "speed", "distance", "count")
@@ -110,7 +112,7 @@ def events(shape: Shape, now: float) -> Iterator[tuple[str, Events]]:
 
     Args:
         shape: What to make.
-        now: Time of the last prediction, seconds since the epoch.
+        now: No event is of a later time than this, seconds since the epoch: who looks at it takes it for wrong.
     """
     columns = _columns(shape)
     make = _Maker(shape, now)
@@ -137,7 +139,7 @@ def _columns(shape: Shape) -> _Columns:
         group=draw.integers(0, shape.groups, shape.pairs),
         score=score,
         truth=draw.random(shape.pairs) < score,
-        delay=np.round(np.minimum(draw.exponential(DELAY, shape.pairs), 20 * DELAY), 3),
+        delay=np.round(np.minimum(draw.exponential(DELAY, shape.pairs), LONGEST * DELAY), 3),
     )
 
 
@@ -147,7 +149,7 @@ class _Maker:
     def __init__(self, shape: Shape, now: float) -> None:
         self._shape = shape
         self._step = SPAN / max(shape.pairs, 1)
-        self._start = now - shape.pairs * self._step
+        self._start = now - shape.pairs * self._step - LONGEST * DELAY
         self._draw = np.random.default_rng(shape.seed + 2)
         self._names = [NAMES[i] if i < len(NAMES) else f"feature_{i}" for i in range(shape.features)]
         self._encode = msgspec.json.Encoder().encode

@@ -66,6 +66,11 @@ def test_outcomes_come_after_their_predictions_and_out_of_order() -> None:
     assert order != sorted(order)
 
 
+def test_no_event_is_of_a_time_to_come() -> None:
+    predictions, outcomes = read(Shape(pairs=20_000))
+    assert max(event.ts for event in (*predictions, *outcomes)) <= NOW
+
+
 def test_predictions_that_are_to_stay_pending_have_no_outcome() -> None:
     predictions, outcomes = read(replace(SHAPE, pending=700))
     assert len(predictions) == SHAPE.pairs + 700
@@ -169,3 +174,12 @@ def test_the_stages_of_a_worker_add_up_to_its_time(kafka: Kafka | Given) -> None
     report = benchmark("stages", "--broker", kafka.bootstrap, "--pairs", "3000", "--rounds", "1")
     assert report["stages"].keys() == set(staged.STAGES)
     assert all(value >= 0 for name in staged.STAGES[:-1] for value in report["stages"][name])
+
+
+@pytest.mark.integration
+def test_cost_is_compared_once_every_worker_has_partitions_and_sees_the_pairs_at_one_moment(
+    kafka: Kafka | Given,
+) -> None:
+    arguments = ("--broker", kafka.bootstrap, "--pairs", "3000", "--rounds", "1", "--only", "workers")
+    report = benchmark("cost", *arguments)
+    assert report["comparisons"]["workers"]["ratio"]["median"] > 0
