@@ -18,7 +18,7 @@ from streamapp.stream.topics import Topics
 
 PIECE = 4000
 """Events that are made and sent together."""
-SPAN = 1200.0
+SPAN = 30.0
 """Seconds of event time, whatever the number: less than any window, so that every outcome belongs."""
 POOL = 1024
 """Different sets of features."""

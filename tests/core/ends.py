@@ -5,10 +5,10 @@ import numpy as np
 from streamapp.core.events import Outcome, Prediction
 from streamapp.core.joining.groups import Groups
 from streamapp.core.joining.intake import Records
-from streamapp.core.joining.results import BY_OUTCOME, Ends, Vocabularies, batches
+from streamapp.core.joining.results import BY_OUTCOME, Ends, batches
 from streamapp.core.joining.roster import Limits, Roster
 from streamapp.core.joining.runs import features, outcome_rows, prediction_rows, run, tables
-from streamapp.core.joining.words import Words
+from streamapp.core.joining.words import Vocabularies, Words
 from streamapp.core.settings import Settings
 
 NO_OUTCOME = Outcome(prediction_id="", ts=float("nan"))
@@ -24,10 +24,10 @@ def scored(partition, table):
     def records(offsets, log_times, events):
         return Records(np.array(offsets), np.array(log_times), [None] * n, [None] * n, list(events))
 
-    first = run(records(offsets, [np.inf] * n, predictions), Prediction, partition, None, hashed=True)
-    second = run(records(outcome_offsets, [np.inf] * n, outcomes), Outcome, partition, None, hashed=False)
+    first = run(records(offsets, [np.inf] * n, predictions), Prediction, partition, None)
+    second = run(records(outcome_offsets, [np.inf] * n, outcomes), Outcome, partition, None)
     codes = np.array([groups.code(p.model, p.group, 0, 0.0) for p in predictions], dtype=np.int32)
-    rows = prediction_rows(first, codes, words.version, words.series, words.unit, words.label)
+    rows = prediction_rows(first, codes, first.hashes(), words)
     rows["log_time"] = log_times
     truths = outcome_rows(second, words.label)
     truths["log_time"] = outcome_log_times

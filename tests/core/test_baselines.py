@@ -6,7 +6,7 @@ from statistics import median
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streamapp.core.baselines import plan
@@ -391,6 +391,7 @@ def test_checkpoint_of_the_past_rewrites_only_pages_that_changed():
     assert {key for key, data in gone.items() if data is None} == {"0", "1", "2"}
 
 
+@example([[0, 0xD6E8FEB86659FD93], [0, 5, 0], [0] * 40 + list(range(40))])
 @given(st.lists(st.lists(st.integers(0, 60) | st.integers(0, 2**64 - 1), max_size=200), max_size=12))
 def test_ids_are_new_once(batches):
     ids, seen = Ids(), set()

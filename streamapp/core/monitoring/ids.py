@@ -9,8 +9,6 @@ from streamapp.core.events import Hashes, Ints
 
 _MIX: Final = np.uint64(0x9E3779B97F4A7C15)
 """Odd; spreads ids that are near each other (Knuth, The Art of Computer Programming 3, 6.4: Fibonacci hashing)."""
-_ZERO: Final = np.uint64(0xD6E8FEB86659FD93)
-"""Stands for the id 0, since 0 marks a free slot."""
 FEW: Final = 24
 """Ids that are put in one by one: that is quicker then."""
 _SMALLEST: Final = 10
@@ -28,6 +26,8 @@ class Ids:
         self._bits = _SMALLEST
         self._table: Hashes = np.zeros(1 << _SMALLEST, np.uint64)
         self._count = 0
+        self._zero = False
+        """Whether the id 0 is there, which in the table marks a free slot."""
         if ids is not None:
             self.add(ids)
 
@@ -36,10 +36,10 @@ class Ids:
 
     def add(self, ids: Hashes) -> NDArray[np.bool_]:
         """Add ids; return which of them were new, of equal ones the first, shape (n,)."""
+        if not np.logical_and.reduce(ids):
+            return self._add_zero(ids)
         if 2 * (self._count + len(ids)) > len(self._table):
             self._grow(2 * (self._count + len(ids)))
-        if not np.logical_and.reduce(ids):
-            ids = np.where(ids == 0, _ZERO, ids)
         fresh = np.zeros(len(ids), np.bool_)
         if len(ids) > FEW:
             ordered = np.sort(ids)
@@ -52,6 +52,16 @@ class Ids:
                 return fresh
         self._put(ids, fresh)
         self._count += int(np.count_nonzero(fresh))
+        return fresh
+
+    def _add_zero(self, ids: Hashes) -> NDArray[np.bool_]:
+        """Add ids of which one is 0 at least."""
+        others = ids != 0
+        fresh = np.zeros(len(ids), np.bool_)
+        fresh[others] = self.add(ids[others])
+        if not self._zero:
+            fresh[int(np.argmin(others))] = self._zero = True
+            self._count += 1
         return fresh
 
     def _put(self, ids: Hashes, fresh: NDArray[np.bool_]) -> None:
