@@ -160,7 +160,8 @@ def _names(ids: Sequence[str], keys: Sequence[bytes | None]) -> tuple[Keys, bool
         sizes = list(map(len, ids))
         if sizes == given.sizes:
             return given, True
-    return Keys.of([key.encode() for key in ids]), list(keys) == [key.encode() for key in ids]
+    encoded = [key.encode() for key in ids]
+    return Keys.of(encoded), list(keys) == encoded
 
 
 def prediction_rows(run: Run, codes: Any, hashes: Hashes, words: Vocabularies) -> Rows:
