@@ -385,7 +385,7 @@ class ModelUpdate(Struct, frozen=True, kw_only=True):
     """The model; None unless accepted."""
 
 
-class DeadLetter(Struct, frozen=True, kw_only=True):
+class DeadLetter(Struct, frozen=True, kw_only=True, gc=False):
     """A message that could not be used, whole, with the reason."""
 
     topic: str

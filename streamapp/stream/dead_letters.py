@@ -28,22 +28,20 @@ def dead_letter(topics: Topics, letter: DeadLetter) -> Record:
 def dead_letters(topics: Topics, letters: Iterable[DeadLetter]) -> Iterator[Record]:
     """Yield the record of each letter, as :func:`dead_letter` describes it."""
     name = topics.dead_letters
-    known: dict[tuple[str, int, str], tuple[bytes, Headers]] = {}
-    """What the letters of one reason and partition share: there may be a hundred thousand of them."""
+    known: dict[tuple[str, int, str, str], tuple[bytes, Headers]] = {}
+    """What letters that say the same of one partition share: there may be a hundred thousand of them."""
     for letter in letters:
-        shared = letter.topic, letter.partition, letter.reason
-        if shared not in known:
-            known[shared] = f"{letter.topic}-{letter.partition}".encode(), _headers(topics, letter)
-        without_key, headers = known[shared]
+        same = letter.topic, letter.partition, letter.reason, letter.error
+        shared = known.get(same)
+        if shared is None:
+            shared = known[same] = f"{letter.topic}-{letter.partition}".encode(), _headers(topics, letter)
+        without_key, headers = shared
         key, value = letter.key or b"", letter.value or b""
-        own: Headers = (
-            ("offset", str(letter.offset).encode()),
-            ("error", letter.error[:ERROR_LENGTH].encode("utf-8", "replace")),
-        )
+        headers = (*headers, ("offset", b"%d" % letter.offset))
         if len(key) + len(value) > WHOLE:
-            own = (*own, ("cut_from", str(len(value)).encode()))
+            headers = (*headers, ("cut_from", b"%d" % len(value)))
             key, value = key if len(key) <= KEY_LENGTH else b"", value[:CUT]
-        yield Record(topic=name, partition=None, key=key or without_key, value=value, headers=headers + own)
+        yield Record(topic=name, partition=None, key=key or without_key, value=value, headers=headers)
 
 
 def _headers(topics: Topics, letter: DeadLetter) -> Headers:
@@ -51,4 +49,5 @@ def _headers(topics: Topics, letter: DeadLetter) -> Headers:
         ("reason", letter.reason.encode()),
         ("topic", topics.full(letter.topic).encode()),
         ("partition", str(letter.partition).encode()),
+        ("error", letter.error[:ERROR_LENGTH].encode("utf-8", "replace")),
     )

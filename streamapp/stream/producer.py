@@ -40,7 +40,7 @@ class Fenced(CommitFailed):
     """Another worker has taken this task over. Nothing that we write is seen any more."""
 
 
-class Record(Struct, frozen=True, kw_only=True):
+class Record(Struct, frozen=True, kw_only=True, gc=False):
     """One record to be sent."""
 
     topic: str

@@ -83,8 +83,9 @@ def summary(trials: dict[str, Trial]) -> dict[str, Any]:
         if name.startswith("mixed"):
             good = trials[name.replace("mixed", "good")]
             each = good.cpu / good.good
-            # What is neither good nor refused (duplicates, outcomes of nothing) is taken to cost what a good one does.
-            extra = (mixed.cpu - mixed.good * each) / mixed.bad
+            # Lies that are not refused but counted as what they are (duplicates, outcomes of nothing) are bad ones too.
+            lies = mixed.good - 2 * mixed.pairs
+            extra = (mixed.cpu - 2 * mixed.pairs * each) / (mixed.bad + lies)
             ratios.append(extra / each)
             report[name] = {
                 "cpu_us_per_good": round(each * 1e6, 1),

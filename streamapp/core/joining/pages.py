@@ -33,6 +33,8 @@ class Pages:
         """Pages that the checkpoint has."""
         self._added: list[Ints] = []
         self._discarded: list[Ints] = []
+        self._added_singly: list[int] = []
+        self._discarded_singly: list[int] = []
 
     @classmethod
     def restore(cls, name: str, entries: Mapping[bytes, bytes]) -> "Pages":
@@ -60,11 +62,11 @@ class Pages:
 
     def add(self, offset: int) -> None:
         """Add an offset."""
-        self._added.append(np.array([offset]))
+        self._added_singly.append(offset)
 
     def discard(self, offset: int) -> None:
         """Discard an offset."""
-        self._discarded.append(np.array([offset]))
+        self._discarded_singly.append(offset)
 
     def add_all(self, offsets: Ints) -> None:
         """Add offsets."""
@@ -77,14 +79,14 @@ class Pages:
     def changes(self) -> dict[bytes, bytes | None]:
         """Let additions and discards take effect; return the pages that changed, None for those now empty."""
         changed: set[int] = set()
-        for number, part in _by_page(self._added):
+        for number, part in _by_page(self._added, self._added_singly):
             self._pages.setdefault(number, BitMap()).update(part)
             changed.add(number)
-        for number, part in _by_page(self._discarded):
+        for number, part in _by_page(self._discarded, self._discarded_singly):
             self._pages.setdefault(number, BitMap()).difference_update(BitMap(part))
             changed.add(number)
-        self._added.clear()
-        self._discarded.clear()
+        for taken in (self._added, self._added_singly, self._discarded, self._discarded_singly):
+            taken.clear()
         entries: dict[bytes, bytes | None] = {}
         for number in sorted(changed):
             page = self._pages[number]
@@ -134,9 +136,9 @@ class Pages:
         return f"{self._prefix}{number}".encode()
 
 
-def _by_page(offsets: list[Ints]) -> Iterator[tuple[int, "array[int]"]]:
+def _by_page(offsets: list[Ints], singly: list[int]) -> Iterator[tuple[int, "array[int]"]]:
     """Yield (page, places in it) of some offsets."""
-    numbers = np.concatenate(offsets) if offsets else _NONE
+    numbers = np.concatenate([*offsets, np.array(singly, dtype=np.int64)])
     if (np.diff(numbers) < 0).any():
         numbers = np.sort(numbers)
     places = (numbers & 0xFFFF).astype(np.uint32)

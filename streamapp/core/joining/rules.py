@@ -7,6 +7,7 @@ back for all at once.
 
 from collections.abc import Iterable, Sequence
 from itertools import chain as chained
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,12 @@ from streamapp.core.joining.table import Rows
 
 Mask = NDArray[np.bool_]
 Moment = tuple[float, int, int, int, int]
-"""Log time, topic, offset; what comes, and where it is found: among the faults, the good records or the withheld."""
+"""Log time, topic, offset; what comes, and where it is found: among the good records or the withheld."""
 
 _TOPICS = ("predictions", "outcomes")
 _ASSUMED = 2
 """Place of ``assumed`` in :data:`streamapp.core.events.SOURCES`."""
-_FAULT, _PREDICTION, _ARRIVED, _OUTCOME = range(4)
+_PREDICTION, _ARRIVED, _OUTCOME = range(3)
 _NAMES = {int(Kind.BOOL): "bool", int(Kind.NUMBER): "number", int(Kind.STRING): "str"}
 _NONE = int(Kind.NONE)
 
@@ -113,7 +114,8 @@ class Rules:
         self._state = state
         self._runs = predictions, outcomes
         self._columns: tuple[Rows, Sequence[bytes], Tables | None]
-        self._truths: list[Truth] = []
+        self._truths: dict[int, Truth] = {}
+        """By place among the outcomes."""
         self._moments: list[Moment] = []
         self._chains: dict[str, list[Held]] = {}
         self._settings: dict[int, tuple[Any, ...]] = {}
@@ -123,10 +125,8 @@ class Rules:
         self._joined: list[tuple[Held, Truth, float, int]] = []
         """Row, outcome, moment, cause."""
         self._expired: list[Held] = []
-        for topic, run in enumerate(self._runs):
-            for index, fault in enumerate(run.faults):
-                log_time, offset = run.records.log_times[fault.place], run.records.offsets[fault.place]
-                self._moments.append((float(log_time), topic, int(offset), _FAULT, index))
+        self._rejected: list[tuple[Moment, DeadLetter]] = []
+        """What no waiting prediction could take, and the moment at which that was found."""
 
     def predictions(self, rows: Rows, features: Sequence[bytes], tables: Tables | None, places: Ints) -> None:
         """Take predictions, by their places; the columns are those of all."""
@@ -135,7 +135,7 @@ class Rules:
 
     def outcomes(self, rows: Rows, places: Ints) -> None:
         """Take outcomes, by their places; the rows are those of all."""
-        self._truths = rows.tolist()
+        self._truths = dict(zip(places.tolist(), rows[places].tolist(), strict=True))
         self._add(1, _OUTCOME, places)
 
     def withhold(self, ids: Iterable[str]) -> None:
@@ -159,20 +159,18 @@ class Rules:
         self._moments.sort()
         self._gather()
         early = self._state.early
-        for log_time, topic, offset, what, index in self._moments:
+        for moment in self._moments:
+            log_time, _, offset, what, index = self._moment = moment
             if early.soonest < log_time:
                 self._state.give_up_early(log_time)
             if what == _PREDICTION:
                 self._predict(index, log_time, offset)
             elif what == _OUTCOME:
                 self._observe(index, log_time, offset)
-            elif what == _ARRIVED:
+            else:
                 prediction_id, held = self._withheld[index]
                 self._arrive(prediction_id, held, self._chain(prediction_id, log_time))
-            else:
-                self._state.dead_letters.append(self._dead_letter(topic, index, offset))
-        for topic, tally in enumerate((self._state.predictions, self._state.outcomes)):
-            tally.reject_all([fault.reason for fault in self._runs[topic].faults])
+        self._keep_rejected()
         return self._write()
 
     def _gather(self) -> None:
@@ -236,17 +234,11 @@ class Rules:
     def _observe(self, index: int, log_time: float, offset: int) -> None:
         run = self._runs[1]
         outcome: Outcome = run.events[index]
-        records, record = run.records, run.place(index)
-        early = Early(
-            outcome,
-            offset,
-            log_time,
-            records.keys[record],
-            records.values[record],
-            run.stray(index),
-            outcome.prediction_id in self._state.early.by_id,
-        )
-        self._match(early, self._truths[index], self._chain(outcome.prediction_id, log_time), log_time, BY_OUTCOME)
+        prediction_id, records, record = outcome.prediction_id, run.records, run.place(index)
+        repeated = prediction_id in self._state.early.by_id
+        key, value = records.keys[record], records.values[record]
+        early = Early(outcome, offset, log_time, key, value, run.stray(index), repeated)
+        self._match(early, self._truths[index], self._chain(prediction_id, log_time), log_time, BY_OUTCOME)
 
     def _match(self, early: Early, found: Truth, chain: Sequence[Held], now: float, cause: int) -> None:
         """Say what becomes of an outcome at the log time *now*, when *cause* brings it up."""
@@ -282,7 +274,7 @@ class Rules:
         too_late = known > first.ts + first.window
         if known >= first.ts - first.grace and not too_late:
             error = f"expected `{_NAMES[first.kind]}` like the prediction, got `{_NAMES[found[6]]}` - at `$.outcome`"
-            state.reject(tally, early.offset, early.key, early.value, "type_mismatch", error)
+            self._reject(early, "type_mismatch", error)
             return
         if first.refused:
             tally.duplicate += 1
@@ -295,25 +287,39 @@ class Rules:
             tally.late += 1
         else:
             error = f"expected a ts at most {first.grace:g} s before the prediction's {first.ts!r}, got {known!r}"
-            state.reject(tally, early.offset, early.key, early.value, "before_prediction", f"{error} - at `$.ts`")
+            self._reject(early, "before_prediction", f"{error} - at `$.ts`")
 
-    def _dead_letter(self, topic: int, index: int, offset: int) -> DeadLetter:
-        """Return what keeps a record that is no event."""
-        run = self._runs[topic]
-        fault, records = run.faults[index], run.records
-        return DeadLetter(
-            topic=_TOPICS[topic],
-            partition=run.partition,
-            offset=offset,
-            key=records.keys[fault.place],
-            value=records.values[fault.place],
-            reason=fault.reason,
-            error=fault.error,
+    def _reject(self, early: Early, reason: str, error: str) -> None:
+        """Count an outcome that is of no use, and keep it."""
+        letter = DeadLetter(
+            topic=_TOPICS[1],
+            partition=self._state.partition,
+            offset=early.offset,
+            key=early.key,
+            value=early.value,
+            reason=reason,
+            error=error,
         )
+        self._state.outcomes.reject(reason)
+        self._rejected.append((self._moment, letter))
 
     def _join(self, held: Held, found: Truth, now: float, cause: int) -> None:
         held.ended(now + held.remember, found)
         self._joined.append((held, found, now, cause))
+
+    # What is of no use
+
+    def _keep_rejected(self) -> None:
+        """Keep what was rejected, and the records that are no events, in their order."""
+        state = self._state
+        letters = self._rejected
+        for topic, tally in enumerate((state.predictions, state.outcomes)):
+            run = self._runs[topic]
+            if run.faults:
+                letters += _dead_letters(run, topic)
+                tally.reject_all([error.reason for _, error in run.faults])
+        letters.sort(key=_moment_of)
+        state.dead_letters += [letter for _, letter in letters]
 
     # Rows of the table
 
@@ -387,6 +393,32 @@ class Rules:
         )
         self._state.accept(places, accepted)
         return places
+
+
+def _dead_letters(run: Run, topic: int) -> list[tuple[Moment, DeadLetter]]:
+    """Return what keeps the records that are no events, and their moments."""
+    name, partition, records = _TOPICS[topic], run.partition, run.records
+    keys, values = records.keys, records.values
+    places = [place for place, _ in run.faults]
+    columns = records.log_times[places].tolist(), records.offsets[places].tolist(), run.faults
+    return [
+        (
+            (log_time, topic, offset, -1, -1),
+            DeadLetter(
+                topic=name,
+                partition=partition,
+                offset=offset,
+                key=keys[place],
+                value=values[place],
+                reason=error.reason,
+                error=str(error),
+            ),
+        )
+        for log_time, offset, (place, error) in zip(*columns, strict=True)
+    ]
+
+
+_moment_of = itemgetter(0)
 
 
 def _ended(row: tuple[Any, ...]) -> Held:

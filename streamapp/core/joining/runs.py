@@ -43,14 +43,8 @@ Truth = tuple[float, float, int, float, float, int, int, int, int]
 _SOURCE_CODES = {source: code for code, source in enumerate(SOURCES)}
 
 
-@dataclass(slots=True)
-class Fault:
-    """A record that is no event of its topic, or none that may count."""
-
-    place: int
-    """Among the records."""
-    reason: str
-    error: str
+Fault = tuple[int, DecodeError]
+"""A record that is no event of its topic, or none that may count: its place among the records, and why."""
 
 
 @dataclass(slots=True)
@@ -127,18 +121,18 @@ def run(records: Records, event: type[Any], partition: int, partitions: int | No
         strangers = types - {event, DecodeError}
         if strangers:
             raise TypeError(f"expected an event of this topic or DecodeError, got {strangers.pop().__name__}")
-        good = [found.__class__ is event for found in events]
+        faults = [(place, found) for place, found in enumerate(events) if found.__class__ is DecodeError]
+        good = np.ones(len(events), dtype=np.bool_)
+        good[[place for place, _ in faults]] = False
         places = np.flatnonzero(good)
-        bad = [place for place, fits in enumerate(good) if not fits]
-        faults = [Fault(place, events[place].reason, str(events[place])) for place in bad]
-        events = list(compress(events, good))
+        events = [found for found in events if found.__class__ is event]
     ts = floats([found.ts for found in events])
     ahead = ts > (log_times if places is None else log_times[places]) + FUTURE
     if ahead.any():
         before = np.arange(len(records)) if places is None else places
         for row in np.flatnonzero(ahead).tolist():
             place = int(before[row])
-            faults.append(Fault(place, "future", _future(events[row].ts, float(log_times[place]))))
+            faults.append((place, _future(events[row].ts, float(log_times[place]))))
         places, ts = before[~ahead], ts[~ahead]
         events = list(compress(events, (~ahead).tolist()))
     if places is not None:
@@ -283,5 +277,6 @@ def _given(block: Sequence[Any]) -> Any:
     return 0 if block.count(None) == len(block) else [value is not None for value in block]
 
 
-def _future(ts: float, log_time: float) -> str:
-    return f"expected a ts at most {FUTURE:g} s after the record's log time {log_time!r}, got {ts!r} - at `$.ts`"
+def _future(ts: float, log_time: float) -> DecodeError:
+    text = f"expected a ts at most {FUTURE:g} s after the record's log time {log_time!r}, got {ts!r} - at `$.ts`"
+    return DecodeError(text, reason="future")

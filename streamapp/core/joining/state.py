@@ -171,23 +171,6 @@ class State:
         self.outcomes.unmatched += len(offsets)
         self.outcomes.lost += len(offsets)
 
-    def reject(
-        self, tally: Tally, offset: int, key: bytes | None, value: bytes | None, reason: str, error: str
-    ) -> None:
-        """Count a record that is of no use, and keep it."""
-        tally.reject(reason)
-        self.dead_letters.append(
-            DeadLetter(
-                topic=tally.topic,
-                partition=self.partition,
-                offset=offset,
-                key=key,
-                value=value,
-                reason=reason,
-                error=error,
-            )
-        )
-
     # Taking
 
     def take_ends(self) -> Ends:
