@@ -10,6 +10,8 @@
 class StreamappError(Exception):
     """Base of everything streamapp raises on purpose. Never raised itself."""
 
+    __slots__ = ()
+
 
 class DecodeError(StreamappError, ValueError):
     """A message could not be read. Skip it, count it, keep it; the stream goes on.
@@ -18,9 +20,11 @@ class DecodeError(StreamappError, ValueError):
         reason: A short closed word for counters, e.g. ``malformed``.
     """
 
+    # A hostile producer can have millions of these made: one without a dict is made more quickly.
+    __slots__ = ("reason",)
+
     def __init__(self, message: str, /, *, reason: str = "malformed") -> None:
-        # The message is kept already, by __new__; a hostile producer can have millions of these made.
-        self.reason = reason
+        self.reason = reason  # the message is kept already, by __new__
 
 
 class ConfigError(StreamappError, ValueError):
