@@ -5,6 +5,7 @@ the oldest of the others. An entry ``straggler/<n>`` stays as it was written unt
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import compress
 
 import msgspec
 import numpy as np
@@ -12,7 +13,7 @@ from msgspec import Struct
 
 from streamapp.core.events import Ints, Kind
 from streamapp.core.hashing import hash64
-from streamapp.core.joining.groups import kind, label_number
+from streamapp.core.joining.runs import floats, label_columns
 from streamapp.core.joining.state import State
 from streamapp.core.joining.table import PENDING, Rows
 from streamapp.core.settings import Label
@@ -27,11 +28,13 @@ COPIED = 4096
 """Rows copied at one commit, at most."""
 BYTES = 240_000
 """Of one entry, about; a prediction that is larger is not copied, nor any after it, until it is resolved."""
+TOGETHER = 32
+"""Entries that are put back at a time."""
 LOOKED_AT = 8
 """Entries of which it is asked, at one commit, whether anything still waits."""
 
 
-class Straggler(Struct, array_like=True):
+class Straggler(Struct, array_like=True, gc=False):
     """A prediction that waits."""
 
     offset: int
@@ -118,22 +121,39 @@ class Stragglers:
         """
         self.bound = bound
         found: list[Ints] = [np.empty(0, np.int64)]
-        for key, value in entries.items():
-            if not key.startswith(PREFIX):
-                continue
-            try:
-                number = int(key.removeprefix(PREFIX))
-                rows = msgspec.msgpack.decode(value, type=list[Straggler])
-            except (ValueError, msgspec.DecodeError) as error:
-                text = key.decode(errors="replace")
-                raise CheckpointError(f"checkpoint entry {text!r} cannot be read: {error}") from error
+        numbers = sorted(_numbers(entries))
+        self._next = numbers[-1] + 1 if numbers else 0
+        for start in range(0, len(numbers), TOGETHER):
+            rows: list[Straggler] = []
+            for number in numbers[start : start + TOGETHER]:
+                some = _decode(entries, number)
+                self._entries[number] = np.array([row.offset for row in some], dtype=np.int64)
+                rows += some
+            # Of a later entry, every offset is higher.
             offsets = np.array([row.offset for row in rows], dtype=np.int64)
-            self._entries[number] = offsets
-            self._next = max(self._next, number + 1)
             waits = state.pending_pages.holds(offsets)
-            _put(state, [row for row, keep in zip(rows, waits.tolist(), strict=True) if keep])
+            _put(state, list(compress(rows, waits.tolist())))
             found.append(offsets[waits])
         return np.concatenate(found)
+
+
+def _numbers(entries: Mapping[bytes, bytes]) -> Iterator[int]:
+    for key in entries:
+        if key.startswith(PREFIX):
+            number = key.removeprefix(PREFIX)
+            if not number.isdigit():
+                raise CheckpointError(f"checkpoint has an entry {key.decode(errors='replace')!r}: not a number")
+            yield int(number)
+
+
+def _decode(entries: Mapping[bytes, bytes], number: int) -> list[Straggler]:
+    try:
+        return _decoder.decode(entries[_key(number)])
+    except (ValueError, msgspec.DecodeError) as error:
+        raise CheckpointError(f"checkpoint entry {_key(number).decode()!r} cannot be read: {error}") from error
+
+
+_decoder = msgspec.msgpack.Decoder(list[Straggler])
 
 
 def _key(number: int) -> bytes:
@@ -198,17 +218,18 @@ def _put(state: State, stragglers: Sequence[Straggler]) -> None:
     words = state.words
     rows: Rows = np.zeros(len(stragglers), PENDING)
     ids = [row.prediction_id for row in stragglers]
-    for name in ("offset", "log_time", "ts"):
-        rows[name] = [getattr(row, name) for row in stragglers]
+    rows["offset"] = [row.offset for row in stragglers]
+    rows["log_time"] = floats([row.log_time for row in stragglers])
+    rows["ts"] = floats([row.ts for row in stragglers])
     rows["id_hash"] = hash64([prediction_id.encode() for prediction_id in ids])
-    rows["kind"] = [kind(row.prediction) for row in stragglers]
-    rows["number"] = [label_number(row.prediction, words.label) for row in stragglers]
-    for name in ("score", "latency"):
-        rows[name] = [np.nan if value is None else value for row in stragglers for value in (getattr(row, name),)]
+    rows["kind"], rows["number"] = label_columns([row.prediction for row in stragglers], words.label)
+    rows["score"] = floats([row.score for row in stragglers])
+    rows["latency"] = floats([row.latency for row in stragglers])
     models, groups = [row.model for row in stragglers], [row.group for row in stragglers]
     rows["group"] = state.groups.again(models, groups, rows["offset"])
-    for name in ("version", "series", "unit"):
-        rows[name] = getattr(words, name).codes([getattr(row, name) for row in stragglers])
+    rows["version"] = words.version.codes([row.version for row in stragglers])
+    rows["series"] = words.series.codes([row.series for row in stragglers])
+    rows["unit"] = words.unit.codes([row.unit for row in stragglers])
     rows["next"] = -1
     rows["refused"] = state.refused_pages.holds(rows["offset"].copy())
     tables = [row.table for row in stragglers]
