@@ -7,6 +7,7 @@ does it for. At :data:`SIGNAL` the totals so far are written to the file that ``
 
 import asyncio
 import functools
+import gc
 import importlib
 import json
 import os
@@ -34,6 +35,7 @@ STAGES = (
     "detect",
     "checkpoint",
     "scrape",
+    "collect",
     "other",
 )
 """In the order in which a pair passes them."""
@@ -47,7 +49,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "streamapp.stream.joining:split",
     ),
     "score": ("streamapp.stream.monitoring:MonitorTask.digest",),
-    "detect": ("streamapp.core.monitoring.watch:Watch.feed",),
+    "detect": ("streamapp.core.monitoring.watch:Watch.feed", "streamapp.core.monitoring.findings:show"),
     "checkpoint": (
         "streamapp.core.joining.joinstate:JoinCheckpoint.changes",
         "streamapp.stream.monitoring:MonitorTask.outcome",
@@ -96,19 +98,28 @@ class Ledger:
     @contextmanager
     def within(self, stage: str) -> Iterator[None]:
         """Count what this thread does meanwhile for a stage, and no longer for the one it was in."""
-        local = self._local
-        now = time.thread_time()
-        outer = getattr(local, "stage", None)
-        if outer is not None:
-            self.totals[outer] += now - local.since
-        local.stage, local.since = stage, now
+        outer = getattr(self._local, "stage", None)
+        self._enter(stage)
         self.entered += 1
         try:
             yield
         finally:
-            now = time.thread_time()
-            self.totals[local.stage] += now - local.since
-            local.stage, local.since = outer, now
+            self._enter(outer)
+
+    def collected(self, phase: str, _: Any) -> None:
+        """Count what the garbage collector does for itself, whose turn ever it takes."""
+        if phase == "start":
+            self._local.interrupted = getattr(self._local, "stage", None)
+            self._enter("collect")
+        else:
+            self._enter(self._local.interrupted)
+
+    def _enter(self, stage: str | None) -> None:
+        """Go on in another stage, or in none."""
+        local, now = self._local, time.thread_time()
+        if (before := getattr(local, "stage", None)) is not None:
+            self.totals[before] += now - local.since
+        local.stage, local.since = stage, now
 
     def wrap(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function whose time is counted for a stage."""
@@ -134,6 +145,7 @@ def hook(ledger: Ledger) -> None:
     _hook_scored_bytes(ledger)
     _hook_unpack(ledger)
     _hook_loops(ledger)
+    gc.callbacks.append(ledger.collected)
 
 
 def find(place: str) -> tuple[Any, str]:

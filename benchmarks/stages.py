@@ -135,7 +135,7 @@ def show(report: Mapping[str, Any]) -> None:
     table = Table(
         title=f"CPU time of a pair by stage, {report['rounds']} rounds: median (smallest to largest)",
         caption=f"Without the clock: {report['plain']['cpu_microseconds_per_pair']:.2f} µs; the clock costs"
-        f" {cost - 1:.0%}. Other: event loops, Faust, timers, the collector where it falls outside of a stage.",
+        f" {cost - 1:.0%}. Other: event loops, Faust, timers.",
     )
     table.add_column("stage")
     table.add_column("µs a pair", justify="right")

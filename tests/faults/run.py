@@ -231,6 +231,9 @@ class Run:
         """SIGTERM: it must end with 0 in time, having written its checkpoint."""
         # Before that it does not listen to SIGTERM yet.
         self.until(lambda: worker.url is not None or worker.exit_code is not None, f"{worker.name} listens")
+        if worker.supervised:
+            # What it keeps alive may just have failed: then it has nothing to end in order, and says so.
+            self.until(worker.ready, f"{worker.name} is ready")
         self.say(f"stop {worker.name}")
         code = worker.stop(STOP_WITHIN)
         assert code == 0, f"{worker.name} ended with {code} after SIGTERM"
