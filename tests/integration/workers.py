@@ -34,8 +34,8 @@ class Worker:
 
     @property
     def url(self) -> str | None:
-        """Where its status page is, once it says so."""
-        for line in self.log.read_text(errors="replace").splitlines():
+        """Where its status page is, once it says so; what was started again says it again."""
+        for line in reversed(self.log.read_text(errors="replace").splitlines()):
             if "status page at " in line:
                 return line.split("status page at ")[1].split(",")[0]
         return None
