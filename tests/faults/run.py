@@ -233,7 +233,7 @@ class Run:
         self.until(lambda: worker.url is not None or worker.exit_code is not None, f"{worker.name} listens")
         if worker.supervised:
             # What it keeps alive may just have failed: then it has nothing to end in order, and says so.
-            self.until(worker.ready, f"{worker.name} is ready")
+            self.until(lambda: worker.get("/readyz")[0], f"{worker.name} answers")
         self.say(f"stop {worker.name}")
         code = worker.stop(STOP_WITHIN)
         assert code == 0, f"{worker.name} ended with {code} after SIGTERM"
