@@ -97,7 +97,7 @@ def measure(
             done = f"{last.pairs:.0f} of {pairs}"
             raise Refused(f"no further pair for {STANDSTILL:g} s after {done}: {contestant.tail()}")
         if last.pairs < pairs:
-            watch.wait(max(POLL, took / LOOKING) if sample.pairs else POLL, took)
+            watch.wait(max(POLL, took / LOOKING), took)
     at_end()
     run = Run(
         pairs=last.pairs - first.pairs,

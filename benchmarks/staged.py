@@ -48,7 +48,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "streamapp.stream.joining:encode_scored",
         "streamapp.stream.joining:split",
     ),
-    "score": ("streamapp.stream.monitoring:MonitorTask.digest",),
+    "score": ("streamapp.stream.monitoring:MonitorTask.digest", "streamapp.core.monitor:Monitor._released"),
     "detect": ("streamapp.core.monitoring.watch:Watch.feed", "streamapp.core.monitoring.findings:show"),
     "checkpoint": (
         "streamapp.core.joining.joinstate:JoinCheckpoint.changes",
