@@ -20,6 +20,8 @@ from msgspec import Struct
 from streamapp.core.events import Codes, Ints, Verdict
 from streamapp.core.joining.groups import Groups
 from streamapp.core.joining.intake import Intake
+from streamapp.core.joining.numbered import key as key_of
+from streamapp.core.joining.numbered import numbered
 from streamapp.core.joining.pages import Pages
 from streamapp.core.joining.remembered import RESOLVED
 from streamapp.core.joining.results import Ends
@@ -154,19 +156,19 @@ class JoinCheckpoint:
         clock = min(predictions.frontier, outcomes.frontier)
         for number in [number for number, (expires, _) in self._deltas.items() if expires < clock]:
             del self._deltas[number]
-            entries[_key(RESOLVED_ENTRY, number)] = None
+            entries[key_of(RESOLVED_ENTRY, number)] = None
         for delta in _deltas(ends, state.groups):
             if delta.expires >= clock:
-                entries[_key(RESOLVED_ENTRY, self._next_delta)] = msgspec.msgpack.encode(delta)
+                entries[key_of(RESOLVED_ENTRY, self._next_delta)] = msgspec.msgpack.encode(delta)
                 self._deltas[self._next_delta] = delta.expires, delta.lowest
                 self._next_delta += 1
         # Sorted, so that a restart, which meets the names in another order, has nothing to write anew.
         before, self._waiting = self._waiting, _waiting(sorted((*key, n) for key, n in pending.items()))
         for number, value in enumerate(self._waiting):
             if number >= len(before) or value != before[number]:
-                entries[_key(WAITING, number)] = value
+                entries[key_of(WAITING, number)] = value
         for number in range(len(self._waiting), len(before)):
-            entries[_key(WAITING, number)] = None
+            entries[key_of(WAITING, number)] = None
         base = predictions.base(state.pending_pages.lowest(self._stragglers.bound))[0]
         entries |= self._stragglers.changes(state, predictions.done, base)
         for key, entry in entries.items():
@@ -228,15 +230,14 @@ class JoinCheckpoint:
         state.roster.restore(entries, min(predictions.frontier, outcomes.frontier))
         waiting: dict[tuple[str, str], int] = {}
         for number in range(meta.waiting_entries):
-            key = _key(WAITING, number)
+            key = key_of(WAITING, number)
             if key not in entries:
                 raise CheckpointError(f"checkpoint of partition {partition} has no entry {key.decode()!r}")
             checkpoint._waiting.append(entries[key])
             waiting.update({(model, name): n for model, name, n in _decode(key, entries[key], Waiting).counts})
         clock = min(predictions.frontier, outcomes.frontier)
         resolved: list[Rows] = [np.empty(0, RESOLVED)]
-        for number in sorted(_numbers(entries)):
-            key = _key(RESOLVED_ENTRY, number)
+        for number, key in numbered(entries, RESOLVED_ENTRY):
             delta = _decode(key, entries[key], Delta)
             checkpoint._deltas[number] = delta.expires, delta.lowest
             rows = _resolved(key, delta, state.groups.names)
@@ -324,19 +325,6 @@ def _waiting(groups: Sequence[tuple[str, str, int]]) -> list[bytes]:
     """Return the values of ``groups/0``, ``groups/1``, ..."""
     parts = (list(groups[start : start + GROUPS]) for start in range(0, len(groups), GROUPS))
     return [msgspec.msgpack.encode(Waiting(counts=part)) for part in parts]
-
-
-def _key(prefix: bytes, number: int) -> bytes:
-    return prefix + str(number).encode()
-
-
-def _numbers(entries: Mapping[bytes, bytes]) -> Iterator[int]:
-    for key in entries:
-        if key.startswith(RESOLVED_ENTRY):
-            number = key.removeprefix(RESOLVED_ENTRY)
-            if not number.isdigit():
-                raise CheckpointError(f"checkpoint has an entry {key.decode(errors='replace')!r}: not a number")
-            yield int(number)
 
 
 def _topic_meta(intake: Intake, lowest: int | None, tally: Tally) -> TopicMeta:

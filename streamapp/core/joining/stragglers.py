@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from streamapp.core.events import Ints, Kind
 from streamapp.core.hashing import hash64
+from streamapp.core.joining.numbered import key, numbered
 from streamapp.core.joining.runs import floats, label_columns
 from streamapp.core.joining.state import State
 from streamapp.core.joining.table import PENDING, Rows
@@ -74,7 +75,7 @@ class Stragglers:
         entries: dict[bytes, bytes | None] = {}
         for number in self._done(state):
             del self._entries[number]
-            entries[_key(number)] = None
+            entries[key(PREFIX, number)] = None
         span = settled - base
         copied = sum(map(len, self._entries.values()))
         if span > state.limits.reread and span > SPAN * (int(state.groups.pending.sum()) - copied):
@@ -104,7 +105,7 @@ class Stragglers:
                 whole = False
                 break
             self._entries[self._next] = offsets[copied : copied + len(rows)]
-            entries[_key(self._next)] = value
+            entries[key(PREFIX, self._next)] = value
             self._next += 1
             copied += len(rows)
         if whole:
@@ -121,43 +122,31 @@ class Stragglers:
         """
         self.bound = bound
         found: list[Ints] = [np.empty(0, np.int64)]
-        numbers = sorted(_numbers(entries))
-        self._next = numbers[-1] + 1 if numbers else 0
-        for start in range(0, len(numbers), TOGETHER):
+        copies = numbered(entries, PREFIX)
+        self._next = copies[-1][0] + 1 if copies else 0
+        for start in range(0, len(copies), TOGETHER):
             rows: list[Straggler] = []
-            for number in numbers[start : start + TOGETHER]:
-                some = _decode(entries, number)
-                self._entries[number] = np.array([row.offset for row in some], dtype=np.int64)
-                rows += some
+            some = copies[start : start + TOGETHER]
+            for number, name in some:
+                part = _decode(name, entries[name])
+                self._entries[number] = np.array([row.offset for row in part], dtype=np.int64)
+                rows += part
             # Of a later entry, every offset is higher.
-            offsets = np.array([row.offset for row in rows], dtype=np.int64)
+            offsets = np.concatenate([self._entries[number] for number, _ in some])
             waits = state.pending_pages.holds(offsets)
             _put(state, list(compress(rows, waits.tolist())))
             found.append(offsets[waits])
         return np.concatenate(found)
 
 
-def _numbers(entries: Mapping[bytes, bytes]) -> Iterator[int]:
-    for key in entries:
-        if key.startswith(PREFIX):
-            number = key.removeprefix(PREFIX)
-            if not number.isdigit():
-                raise CheckpointError(f"checkpoint has an entry {key.decode(errors='replace')!r}: not a number")
-            yield int(number)
-
-
-def _decode(entries: Mapping[bytes, bytes], number: int) -> list[Straggler]:
+def _decode(name: bytes, value: bytes) -> list[Straggler]:
     try:
-        return _decoder.decode(entries[_key(number)])
+        return _decoder.decode(value)
     except (ValueError, msgspec.DecodeError) as error:
-        raise CheckpointError(f"checkpoint entry {_key(number).decode()!r} cannot be read: {error}") from error
+        raise CheckpointError(f"checkpoint entry {name.decode()!r} cannot be read: {error}") from error
 
 
 _decoder = msgspec.msgpack.Decoder(list[Straggler])
-
-
-def _key(number: int) -> bytes:
-    return PREFIX + str(number).encode()
 
 
 def _parts(rows: Sequence[Straggler]) -> Iterator[list[Straggler]]:
