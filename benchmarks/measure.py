@@ -15,6 +15,8 @@ POLL = 0.2
 """Seconds between two looks."""
 LOOKING = 0.02
 """Largest share of the time that is spent on looking: a scrape of many series costs the contestant, too."""
+SCRAPE = 15.0
+"""Seconds between two looks at a contestant that is at work: so often a Prometheus would scrape it."""
 IDLE = 0.3
 """Share of a core below which a contestant is taken to be done, or to wait for the broker."""
 IDLE_WINDOW = 0.5
@@ -81,15 +83,17 @@ def measure(
     """
     pairs = recording.shape.pairs
     start = first = last = before = Sample(time.monotonic(), 0.0, 0.0, 0.0)
+    loaded = False
+    """It has been idle: what it does from now on is its work."""
     watch = _Watch(contestant)
     while last.pairs < pairs:
         sample = contestant.sample()
         took = time.monotonic() - sample.at
-        if not sample.pairs and contestant.answers():
-            idle = sample.cpu_before - before.cpu_after < IDLE * (sample.at - before.at)
-            if first is start or idle:
-                first = sample
-                at_warm()
+        idle = sample.cpu_before - before.cpu_after < IDLE * (sample.at - before.at)
+        if not sample.pairs and contestant.answers() and (first is start or idle):
+            first = sample
+            loaded |= idle
+            at_warm()
         before = sample
         if sample.pairs > last.pairs:
             last = sample
@@ -97,7 +101,7 @@ def measure(
             done = f"{last.pairs:.0f} of {pairs}"
             raise Refused(f"no further pair for {STANDSTILL:g} s after {done}: {contestant.tail()}")
         if last.pairs < pairs:
-            watch.wait(max(POLL, took / LOOKING), took)
+            watch.wait(SCRAPE if loaded and not idle else max(POLL, took / LOOKING), took)
     at_end()
     run = Run(
         pairs=last.pairs - first.pairs,

@@ -4,6 +4,7 @@ import inspect
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -131,7 +132,7 @@ class RiverDetector:
         if error_at is not None and name not in BINARY:
             raise TypeError(f"error_at is for binary detectors: {', '.join(sorted(BINARY))}")
         self._error_at = ERROR_AT if error_at is None else float(error_at)
-        if "seed" in inspect.signature(self._class).parameters:
+        if _takes_seed(self._class):
             parameters.setdefault("seed", 0)
         self._parameters = parameters
         self.reset()
@@ -312,6 +313,12 @@ def _alarm(found: _Found, row: int) -> Alarm:
         threshold=found.threshold,
         evidence={},
     )
+
+
+@cache
+def _takes_seed(kind: type) -> bool:
+    """Tell whether a class of River's takes a seed: looked up once, since every new group asks."""
+    return "seed" in inspect.signature(kind).parameters
 
 
 def _page_hinkley(detector: Any) -> float | None:
