@@ -15,6 +15,8 @@ from streamapp.core.settings import Label, Loss, ModelSettings, Task
 
 CLIP: Final = float(np.finfo(np.float64).eps)
 """Log loss takes probabilities to be at least this far from 0 and 1."""
+LARGEST: Final = 1e100
+"""Numbers and losses beyond this are a mistake of their service: a sum of their squares would no longer be a number."""
 LOG_CAP: Final = 4.0
 """Log losses from here on are 1 to a detector."""
 
@@ -104,8 +106,7 @@ def lost(task: Task, loss: Loss, block: Floats) -> Floats:
             score = np.where(truth == 1.0, score, np.where(truth == 0.0, 1.0 - score, np.nan))
         column = -np.log(np.minimum(np.maximum(score, CLIP), 1.0 - CLIP))
     else:
-        with np.errstate(over="ignore"):
-            column = np.abs(answer - truth) if loss == "absolute" else np.square(answer - truth)
+        column = np.abs(answer - truth) if loss == "absolute" else np.square(answer - truth)
     return column
 
 
@@ -145,6 +146,8 @@ def loss_of(
     """
     if task == "regression":
         if prediction is None:
+            return math.nan
+        if max(abs(float(prediction)), abs(float(outcome))) > LARGEST:
             return math.nan
         error = float(prediction) - float(outcome)
         return abs(error) if loss == "absolute" else error * error

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from streamapp.core import quantiles
 from streamapp.core.events import Arrivals, GroupArrivals, Position, RetrainRequest, Signal, Tick, Verdict
+from streamapp.core.losses import LARGEST
 from streamapp.core.monitor import Monitor
 from streamapp.core.monitoring.clock import Clock
 from streamapp.core.monitoring.model import ModelMonitor
@@ -294,14 +295,34 @@ def test_losses_of_numbers_are_scaled_by_the_first_ones(loss):
     assert act.reference == pytest.approx(expected.mean(), rel=0.4)
 
 
-def test_infinite_losses_reach_no_detector_and_no_sum_that_is_shown():
+@pytest.mark.parametrize("wrong", [{"prediction": 1e308}, {"outcome": -1e101}, {"loss": 1e308}])
+def test_one_number_beyond_all_reason_is_unscorable_and_spoils_nothing(wrong):
+    settings = msgspec.structs.replace(QUICK, loss="squared")
+    rng = np.random.default_rng(4)
+    pairs = enumerate(zip(rng.normal(0, 1, 200), rng.normal(0, 1, 200), strict=True))
+    rows = [Row(outcome=t, prediction=p, ts=float(i), log_time=float(i), id_hash=i + 1) for i, (t, p) in pairs]
+    spoilt, without = Log(settings), Log(settings)
+    (signal,) = spoilt.apply(batch([*rows[:150], replace(rows[150], **wrong), *rows[151:]]))
+    without.apply(batch([*rows[:150], *rows[151:]]))
+    assert (signal.kind, signal.evidence["reason"]) == ("data_quality", "too_large")
+    found, expected = spoilt.group(), without.group()
+    assert (found["unscorable"], expected["unscorable"]) == (1, 0)
+    assert found["metrics"] == expected["metrics"]
+    assert found["metrics"]["rmse"] == pytest.approx(
+        np.sqrt(np.mean([(r.outcome - r.prediction) ** 2 for r in rows])), rel=0.1
+    )
+    for name, baseline in found["baselines"].items():
+        assert baseline == pytest.approx(expected["baselines"][name], rel=0.2), name
+
+
+def test_the_largest_numbers_that_count_have_finite_sums():
     log = Log(msgspec.structs.replace(QUICK, loss="squared"))
-    rows = [Row(outcome=0.0, prediction=1.0, ts=float(i), id_hash=i) for i in range(200)]
-    rows[150] = replace(rows[150], prediction=1e300)
+    ends = (LARGEST, -LARGEST)
+    rows = [Row(outcome=ends[i % 2], prediction=ends[i // 2 % 2], ts=float(i), id_hash=i + 1) for i in range(400)]
     log.apply(batch(rows))
-    assert log.outputs == []
-    metrics = log.group()["metrics"]
-    assert (metrics["rmse"], metrics["r2"]) == (None, None)
+    assert log.group()["unscorable"] == 0
+    assert log.group()["metrics"]["rmse"] == pytest.approx(LARGEST * np.sqrt(2.0))
+    assert log.group()["metrics"]["r2"] == pytest.approx(-1.0)
 
 
 def test_window_metrics_are_of_the_newest_rows():

@@ -8,17 +8,29 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from streamapp.core.events import SOURCES, Bytes, Floats, Ints, Kind, ScoredBatch, Values, Verdict
-from streamapp.core.losses import ANSWER, COLUMNS, LOG, OWN, SCORE, SOFT, TRUTH, configured, fill, label_word
+from streamapp.core.losses import (
+    ANSWER,
+    COLUMNS,
+    LARGEST,
+    LOG,
+    OWN,
+    SCORE,
+    SOFT,
+    TRUTH,
+    configured,
+    fill,
+    label_word,
+)
 from streamapp.core.monitoring.rows import Rows, join, sole
 from streamapp.core.monitoring.unjudged import Unjudged, together
 from streamapp.core.settings import Label, Loss, ModelSettings, Task
 
 CLASSES_MAX: Final = 1024
 """Classes told apart per model; a row with another one is unscorable."""
-REASONS: Final = ("", "outcome_type", "prediction_type", "no_answer", "too_many_classes")
+REASONS: Final = ("", "outcome_type", "prediction_type", "no_answer", "too_many_classes", "too_large")
 """Why a row cannot be scored, by code; 0 is none."""
 ASSUMED: Final = SOURCES.index("assumed")
-_OUTCOME, _PREDICTION, _NO_ANSWER, _CLASSES = range(1, 5)
+_OUTCOME, _PREDICTION, _NO_ANSWER, _CLASSES, _TOO_LARGE = range(1, 6)
 # As plain numbers: looking up a member of an enumeration costs as much as a step over a small column.
 _NONE, _BOOL, _NUMBER, _STRING = map(int, Kind)
 
@@ -104,6 +116,9 @@ def resolve(
         if owned:
             reason[own] = 0
             block[ANSWER:LOG, own] = np.nan
+            large = np.abs(block[OWN]) > LARGEST
+            reason[large] = _TOO_LARGE
+            block[OWN, large] = np.nan
     unfit = bool(np.logical_or.reduce(reason))
     if unfit:
         block[ANSWER:LOG, reason > 0] = np.nan
@@ -302,9 +317,10 @@ def _judge_numbers(batch: ScoredBatch | Unjudged, rows: Ints | None, block: Floa
         kind, number = values.kind, values.number
         if rows is not None:
             kind, number = kind[rows], number[rows]
-        fits = kind == _NUMBER
+        fits = (kind == _NUMBER) & (np.abs(number) <= LARGEST)
         block[column] = np.where(fits, number, np.nan)
         if not fits.all():
             reason[~fits] = wrong
+            reason[(kind == _NUMBER) & ~fits] = _TOO_LARGE
             if column == ANSWER:
                 reason[kind == _NONE] = _NO_ANSWER
