@@ -83,8 +83,7 @@ def measure(
     """
     pairs = recording.shape.pairs
     start = first = last = before = Sample(time.monotonic(), 0.0, 0.0, 0.0)
-    loaded = False
-    """It has been idle: what it does from now on is its work."""
+    loaded = False  # it has been idle: what it does from then on is its work
     watch = _Watch(contestant)
     while last.pairs < pairs:
         sample = contestant.sample()

@@ -147,9 +147,10 @@ def loss_of(
     if task == "regression":
         if prediction is None:
             return math.nan
-        if max(abs(float(prediction)), abs(float(outcome))) > LARGEST:
+        answer, truth = float(prediction), float(outcome)
+        if max(abs(answer), abs(truth)) > LARGEST:
             return math.nan
-        error = float(prediction) - float(outcome)
+        error = answer - truth
         return abs(error) if loss == "absolute" else error * error
     if task == "binary" and not isinstance(scores, Mapping):
         truth = outcome == settings.positive

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
-from streamapp.core.losses import choose_loss, infer_task, loss_of
+from streamapp.core.losses import LARGEST, choose_loss, infer_task, loss_of
 from streamapp.core.monitoring.judging import Classes, judge, losses
 from streamapp.core.monitoring.ranking import BUFFER, POINTS, Ranking
 from streamapp.core.scores import Scores, restore, scores_of
@@ -223,6 +223,16 @@ def test_one_answer_over_classes_loses_what_its_row_does_in_a_batch(loss: Loss, 
     row = Row(outcome=outcome, prediction=prediction, scores=table)
     alone = loss_of(loss, "multiclass", SETTINGS, outcome=outcome, prediction=prediction, scores=table)
     assert losses(batch([row]), "multiclass", loss, SETTINGS)[0] == pytest.approx(alone, abs=1e-12)
+
+
+numbers = st.floats(-9, 9) | st.sampled_from([LARGEST, -LARGEST, 1.001 * LARGEST, -1e308])
+
+
+@given(st.sampled_from(["absolute", "squared"]), numbers, st.none() | numbers)
+def test_one_number_loses_what_its_row_does_in_a_batch(loss: Loss, outcome, prediction):
+    row = Row(outcome=outcome, prediction=prediction)
+    alone = loss_of(loss, "regression", SETTINGS, outcome=outcome, prediction=prediction)
+    assert losses(batch([row]), "regression", loss, SETTINGS)[0] == pytest.approx(alone, nan_ok=True)
 
 
 @given(st.data())
