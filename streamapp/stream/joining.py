@@ -14,6 +14,7 @@ from streamapp.core.events import Arrivals, GroupArrivals, ScoredBatch, Tick
 from streamapp.core.hashing import partitions as partitions_of
 from streamapp.core.join import InputBatch, Joiner, JoinOutput
 from streamapp.errors import CheckpointError
+from streamapp.stream.breathing import breathing
 from streamapp.stream.codec import decode_outcomes, decode_predictions, encode_scored, split
 from streamapp.stream.dead_letters import dead_letters
 from streamapp.stream.producer import Acknowledged, Record
@@ -124,13 +125,17 @@ class JoinerTask(Task):
             raise
         if fresh is not None:
             held.append(fresh)
-            self.pump()
+            await self._pump()
 
-    def pump(self) -> None:
-        """Apply held batches in log-time order, as far as neither input runs away from the other."""
-        while not self.full and (batch := self._next()) is not None:
-            self._held[batch.tp].popleft()
+    async def _pump(self) -> None:
+        """Apply held batches, and let the loop come round between them: a silence that ends sets many free."""
+        async for batch in breathing(self._in_order()):
             self.apply(batch)
+
+    def _in_order(self) -> Iterator[Batch]:
+        """Yield held batches in log-time order, as far as neither input runs away from the other."""
+        while not self.full and self.parked is None and (batch := self._next()) is not None:
+            yield self._held[batch.tp].popleft()
 
     def _next(self) -> Batch | None:
         first, second = (self._held[tp] for tp in self.inputs)
@@ -173,13 +178,13 @@ class JoinerTask(Task):
             self.joiner.outcomes(taken)
         self._bytes += batch.records.bytes
 
-    def advance(self) -> None:
+    async def advance(self) -> None:
         """Let log time pass for what is proven to be at its end, and apply what is now in order.
 
         The proof: a fetch that was asked for after the broker had stamped our last tick found nothing behind our
         position. So everything that the broker had stamped before that tick has been applied.
         """
-        self.pump()
+        await self._pump()
         times: dict[str, float] = {}
         for name, tp in (("predictions", self.predictions), ("outcomes", self.outcomes)):
             told, proof = self._told.get(tp), self.around.end_proof(tp)

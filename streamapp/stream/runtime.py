@@ -19,6 +19,7 @@ from streamapp.artifacts import ArtifactStore
 from streamapp.config import ProcessConfig, Role
 from streamapp.core.settings import Settings
 from streamapp.errors import CheckpointError, ConfigError
+from streamapp.stream.apart import producer_apart
 from streamapp.stream.breathing import breathing
 from streamapp.stream.deadline import within
 from streamapp.stream.failures import Failures
@@ -26,7 +27,7 @@ from streamapp.stream.joining import JoinerTask
 from streamapp.stream.learning import LearnerTask
 from streamapp.stream.monitoring import MonitorTask
 from streamapp.stream.parking import Parking
-from streamapp.stream.producer import CommitFailed, Fenced, Producer, TooLarge, producer
+from streamapp.stream.producer import CommitFailed, Fenced, Producer, TooLarge
 from streamapp.stream.reader import Reader
 from streamapp.stream.task import InputRefused, Misaligned, Surroundings, Task
 from streamapp.stream.topics import Topics
@@ -40,10 +41,6 @@ TASKS: dict[Role, Callable[[int, Surroundings], Task]] = {
     "monitor": MonitorTask,
     "learner": LearnerTask,
 }
-BREATH = 0.002
-"""Seconds."""
-TURNS = 8
-"""Turns of the loop after a batch that took longer: a commit takes some thirty, and would wait for as many batches."""
 BEHIND = 4
 """Commit intervals between two commits of a task that is far behind."""
 FINAL_COMMIT_DEADLINE = 5.0
@@ -80,7 +77,7 @@ class Runtime:
         make: Mapping[Role, Callable[[int, Surroundings], Task]] = TASKS,
         leave: Callable[[int], None] = os._exit,
         reader: Callable[[ProcessConfig], Reader] = Reader,
-        producer: Callable[[ProcessConfig, str, int], Producer] = producer,
+        producer: Callable[[ProcessConfig, str, int], Producer] = producer_apart,
         monotonic: Callable[[], float] = monotonic,
     ) -> None:
         self.config = config
@@ -104,7 +101,9 @@ class Runtime:
         self._consumer: Any = None
         self._opening: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
-        self._taking = asyncio.Lock()
+        self._working = asyncio.Lock()
+        """Held by whoever works for long: each in turn, a batch or a commit's records at a time. Else each commit would
+        have a batch of every task between any two of its steps."""
         self.around = Surroundings(
             config=config,
             settings=settings,
@@ -261,27 +260,29 @@ class Runtime:
 
     async def handle(self, batch: Batch) -> None:
         """Apply one fetched batch. Never raises: Faust would go on without it."""
-        role = self._roles_of[batch.tp.topic]
-        task = self.tasks.get((role, batch.tp.partition))
-        if task is None or task.parked is not None or self.ending is not None:
-            return
-        began = self.around.monotonic()
+        key = self._roles_of[batch.tp.topic], batch.tp.partition
+        task = None
         try:
-            await task.handle(batch)
-            if isinstance(task, JoinerTask):
-                self._throttle(task)
+            async with self._working:
+                # Asked here, since all of it may have changed while others were at work.
+                task = self.tasks.get(key)
+                if task is None or task.parked is not None or self.ending is not None or self._suspended:
+                    return  # nothing is lost: whoever goes on reads from what the task has applied
+                await task.handle(batch)
+                if isinstance(task, JoinerTask):
+                    self._throttle(task)
             if task.full:
                 await self._commit(task)
-                task.advance()
-            if self.around.monotonic() - began > BREATH:
-                for _ in range(TURNS):
-                    await asyncio.sleep(0)
+                async with self._working:
+                    await task.advance()
         except InputRefused as error:
+            assert task is not None
             self.parking.park(task, "timestamps", str(error))
         except Misaligned as stray:
             logger.debug("%s: stray batch at %d of %s", task, batch.start, stray)
             await self._seek(stray)
         except Exception as error:
+            assert task is not None
             on = task.applying or batch
             records = f"{on.tp.topic}[{on.tp.partition}] offsets {on.start} to {on.end - 1}"
             await self._failures.failed(task, error, f"failed on {records}")
@@ -331,7 +332,8 @@ class Runtime:
             if task.parked is not None:
                 continue
             try:
-                task.advance()
+                async with self._working:
+                    await task.advance()
             except Exception as error:
                 await self._failures.failed(task, error, "failed as time went on")
                 continue
@@ -360,9 +362,8 @@ class Runtime:
 
     async def _commit_all(self, tasks: Iterable[Task], *, last: bool = False) -> None:
         async with asyncio.TaskGroup() as commits:
-            for task in list(tasks):
+            for task in tasks:
                 commits.create_task(self._commit(task, last=last))
-                await asyncio.sleep(0)  # what to commit is worked out there: the loop comes round between two tasks
 
     async def _commit(self, task: Task, *, last: bool = False) -> None:
         """Commit one task; end the process if that fails."""
@@ -378,20 +379,17 @@ class Runtime:
 
     async def _try_commit(self, task: Task, last: bool) -> None:
         async with task.committing:
-            if task.parked is None and task.wants_commit:
-                await task.prepare()
-            # One after the other, with a turn of the loop in between: several at once would stand in its way.
-            async with self._taking:
-                await asyncio.sleep(0)
-                # Asked here, since all of it may have changed while another commit was waited for.
+            async with self._working:
+                await asyncio.sleep(0)  # whoever had it before may not have let the loop come round
+                # Asked here, since all of it may have changed while others were at work.
                 if self.ending is not None or task.parked is not None or (self._suspended and not last):
                     return
                 if not task.wants_commit:
                     return
+                await task.prepare()
                 taken = task.take()
                 await asyncio.sleep(0)
                 records = [record async for record in breathing(taken)]
-                await asyncio.sleep(0)  # sending them takes a while as well
             task.acknowledged(await task.producer.commit(records))
 
     def lag(self, task: Task) -> dict[TP, int]:

@@ -231,7 +231,7 @@ class Task(ABC):
     def digest(self, batch: Batch) -> None:
         """Let the core apply a batch's records."""
 
-    def advance(self) -> None:
+    async def advance(self) -> None:
         """Let log time pass where nothing comes in. Called at every commit interval."""
 
     @property

@@ -82,6 +82,11 @@ def check(
 # -- verdicts
 
 
+def verdicts(broker: str, topics: Topics, oracle: Sequence[Expected], *, exempt: Collection[str] = ()) -> None:
+    """Hold the verdicts alone against the oracle."""
+    _verdicts(committed(broker, topics, ["scored"]), oracle, exempt, Counter())
+
+
 def _verdicts(log: Log, oracle: Sequence[Expected], exempt: Collection[str], compared: Counter[str]) -> dict[str, int]:
     """Compare verdicts, and return in which partition of ``scored`` each model is."""
     found: list[dict[int, tuple[Any, ...]]] = [{} for _ in oracle]

@@ -6,6 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import aiokafka
@@ -15,6 +16,7 @@ from streamapp.core.join import InputBatch, Joiner
 from streamapp.core.monitor import Monitor
 from streamapp.stream import producer as producing
 from streamapp.stream import runtime
+from streamapp.stream.apart import producer_apart
 from streamapp.stream.checkpoint import INPUT, Checkpoint
 from streamapp.stream.codec import decode_scored
 from streamapp.stream.joining import JoinerTask
@@ -168,7 +170,7 @@ def not_fenced() -> None:
 
     defaults = runtime.Runtime.__init__.__kwdefaults__
     assert defaults is not None
-    defaults["producer"] = own
+    defaults["producer"] = partial(producer_apart, make=own)
 
 
 MUTANTS: dict[str, Callable[[], None]] = {

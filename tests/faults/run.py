@@ -379,6 +379,8 @@ class Run:
         self.say(f"all sent: {wanted} verdicts are due")
         broker, topics, settings = self.deployment.broker, self.topics, parse_models(models_file(self.times))
         settle(broker, topics, wanted, exempt=self.exempt, within=self._settled, alive=self._alive)
+        # First: where verdicts are wrong, what should follow from them may never come.
+        checks.verdicts(broker, topics, oracle, exempt=self.exempt)
         updates = learn(broker, topics, settings, exempt=self.exempt)
         for worker in self.workers:
             if worker.alone and "ending (" in worker.said:  # it may take a while to leave

@@ -195,10 +195,10 @@ def test_an_input_that_runs_ahead_is_released_when_the_other_is_proven_at_its_en
         await task.handle(bench.broker.batch(O, 0, 1))
         assert task.position(OUTCOMES) == 0
         bench.proofs[PREDICTIONS] = EndProof(requested=0.0, offset=1)
-        task.advance()
+        await task.advance()
         assert task.position(OUTCOMES) == 0, "a proof for another position proves nothing"
         await task.handle(bench.broker.batch(P, 0, 1))
-        task.advance()
+        await task.advance()
         assert task.position(OUTCOMES) == 1
 
     run(work())
@@ -252,7 +252,7 @@ def test_a_proof_counts_only_if_asked_for_after_the_broker_had_told_its_time(
     async def work() -> None:
         task = await pair_waiting_for_a_proof(bench)
         bench.proofs[OUTCOMES] = EndProof(requested, offset)
-        task.advance()
+        await task.advance()
         assert task.joiner.outcomes_log_time == (START + 50 - PROOF_MARGIN if takes_effect else None)
 
     run(work())
@@ -267,7 +267,7 @@ def test_a_proof_does_not_count_while_something_of_the_input_is_held(bench: Benc
         assert any(task._held.values())
         task.acknowledged(Acknowledged(timestamp=START + 50, received=7.0))
         bench.proofs[OUTCOMES] = EndProof(requested=8.0, offset=0)
-        task.advance()
+        await task.advance()
         assert task.joiner.outcomes_log_time is None
 
     run(work())
@@ -277,10 +277,10 @@ def test_a_time_of_the_broker_is_used_once(bench: Bench) -> None:
     async def work() -> None:
         task = await pair_waiting_for_a_proof(bench)
         bench.proofs[OUTCOMES] = EndProof(requested=8.0, offset=0)
-        task.advance()
+        await task.advance()
         await commit(task)
         before = task.joiner.log_time
-        task.advance()
+        await task.advance()
         assert task.joiner.log_time == before
 
     run(work())
@@ -295,7 +295,7 @@ def test_time_passes_also_where_commits_come_faster_than_fetches_are_answered(be
             requested = 100 + ((now - 100) // 0.5 - 1) * 0.5 - 0.01
             bench.proofs = {tp: EndProof(requested, 0) for tp in task.inputs}
             task.around.end_proof = bench.proofs.get
-            task.advance()
+            await task.advance()
         assert task.joiner.log_time is not None
         assert task.joiner.log_time > START + 105
 
@@ -313,7 +313,7 @@ def test_time_passes_also_where_one_broker_is_always_the_first_to_answer(bench: 
             for tp, first in lead.items():  # fetches of 0.5 s, the first ones asked for at these times
                 answered = (now - first) // 0.5 - 1
                 bench.proofs[tp] = EndProof(first + answered * 0.5, 0)
-            task.advance()
+            await task.advance()
         assert task.joiner.log_time is not None
         assert task.joiner.log_time > START + 7
 
@@ -384,7 +384,7 @@ def test_without_transactions_our_own_clock_stands_in_for_the_brokers(bench: Ben
         bench.broker.clock.now = START + 30
         task.acknowledged(Acknowledged(timestamp=None, received=1.0))
         bench.proofs.update({tp: EndProof(2.0, 0) for tp in task.inputs})
-        task.advance()
+        await task.advance()
         assert task.joiner.log_time == START + 30 - PROOF_MARGIN
 
     run(work())
@@ -404,7 +404,7 @@ def test_what_cannot_be_read_becomes_a_dead_letter_with_the_bytes_as_they_came(b
         await task.handle(bench.broker.batch(P, 0))
         task.acknowledged(Acknowledged(START + 50, 1.0))
         bench.proofs.update({PREDICTIONS: EndProof(2.0, 5), OUTCOMES: EndProof(2.0, 0)})
-        task.advance()
+        await task.advance()
         assert task.counters.rejected == {}
         records = await commit(task)
         assert sum(task.counters.rejected.values()) == len(values)
@@ -524,7 +524,7 @@ async def play(bench: Bench, script: Script) -> list[tuple[int, str, int, float]
             await commit(task)
         elif action == "prove":
             prove()
-            task.advance()
+            await task.advance()
         else:
             bench.proofs.clear()
             task = await opened(bench)
@@ -537,7 +537,7 @@ async def play(bench: Bench, script: Script) -> list[tuple[int, str, int, float]
     await commit(task)
     for _ in range(3):
         prove()
-        task.advance()
+        await task.advance()
         await commit(task)
     return verdicts(bench.broker)
 

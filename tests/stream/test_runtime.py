@@ -68,6 +68,7 @@ def test_revoking_commits_what_was_applied_and_then_nothing_more(stage: Stage) -
         await stage.runtime.revoke()
         assert (stage.checkpoints("monitor-0"), stage.checkpoints("monitor-1")) == before
         await stage.own("monitor-0", "monitor-1")
+        await stage.ticks(0, 0)
         await until(lambda: stage.position("monitor-0") == 4)
         loop.cancel()
 
@@ -100,7 +101,7 @@ def test_a_commit_that_waited_for_the_last_one_is_not_done_after_it(stage: Stage
         slow.gate.clear()
         revoking = asyncio.create_task(stage.runtime.revoke())
         await until(lambda: slow.waiting)
-        await stage.ticks()
+        stage.task("monitor-0")._dirty = True
         committing = asyncio.create_task(stage.runtime._commit(stage.task("monitor-0")))
         await rounds(stage)
         slow.gate.set()
@@ -111,18 +112,63 @@ def test_a_commit_that_waited_for_the_last_one_is_not_done_after_it(stage: Stage
     run(work())
 
 
-def test_a_full_task_is_not_committed_between_two_assignments(stage: Stage) -> None:
+def test_what_comes_between_two_assignments_is_left_to_whoever_is_assigned(stage: Stage) -> None:
     async def work() -> None:
-        await stage.own("joiner-0")
+        await stage.own("monitor-0")
         await stage.runtime.revoke()
-        task = stage.task("joiner-0")
-        task.waiting = FULL_ROWS - 1
-        stage.consumer.proofs[TP("t.outcomes", 0)] = EndProof(0.0, 0)
-        stage.broker.append("t.predictions", prediction(0, START))
-        await stage.runtime.handle(stage.broker.batch("t.predictions", 0))
-        assert task.full
-        assert task.wants_commit
-        assert stage.checkpoints("joiner-0") == 1
+        await stage.ticks()
+        tp = TP("t.scored", 0)
+        assert stage.task("monitor-0").position(tp) == 0
+        await stage.own("monitor-0")
+        await stage.ticks(0, 0)
+        assert stage.task("monitor-0").position(tp) == 1
+
+    run(work())
+
+
+def test_a_batch_that_had_to_wait_goes_to_the_task_of_that_moment(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("monitor-0")
+        former = stage.task("monitor-0")
+        async with stage.runtime._working:
+            applying = asyncio.create_task(stage.ticks())
+            await rounds(stage)
+            await stage.own("monitor-1")
+            await stage.own("monitor-0")
+        await applying
+        tp = TP("t.scored", 0)
+        assert (former.position(tp), stage.task("monitor-0").position(tp)) == (0, 1)
+
+    run(work())
+
+
+def test_one_batch_at_a_time_is_applied_and_a_commit_comes_in_its_turn(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("monitor-0", "monitor-1")
+        order: list[str] = []
+
+        def slowly(name: str) -> None:
+            task = stage.task(name)
+
+            async def handle(batch: object) -> None:
+                order.append(f"{name} begins")
+                await asyncio.sleep(0)
+                order.append(f"{name} ends")
+
+            task.handle = handle
+
+        slowly("monitor-0")
+        slowly("monitor-1")
+        take = stage.task("monitor-0").take
+        stage.task("monitor-0").take = lambda: order.append("commit") or take()
+        stage.task("monitor-0")._dirty = True
+        await asyncio.gather(
+            stage.ticks(0), stage.ticks(1), stage.runtime._commit(stage.task("monitor-0")), stage.ticks(0)
+        )
+        assert order == [
+            *("monitor-0 begins", "monitor-0 ends", "monitor-1 begins", "monitor-1 ends"),
+            *("commit", "monitor-0 begins", "monitor-0 ends"),
+        ]
 
     run(work())
 
@@ -163,7 +209,7 @@ def test_the_loop_goes_round_between_what_two_tasks_take_out_for_their_commits(s
     run(work())
 
 
-def test_the_loop_goes_round_between_what_a_task_takes_out_and_its_sending(stage: Stage) -> None:
+def test_the_loop_goes_round_between_what_a_task_takes_out_and_the_records_made_of_it(stage: Stage) -> None:
     async def work() -> None:
         await stage.own("monitor-0")
         task, producer = stage.task("monitor-0"), stage.producer("monitor-0")
@@ -180,7 +226,7 @@ def test_the_loop_goes_round_between_what_a_task_takes_out_and_its_sending(stage
         while not producer.waiting:
             await asyncio.sleep(0)
             turns += taken.is_set()
-        assert turns > 2
+        assert turns > 1
         producer.gate.set()
         await committing
 
