@@ -152,6 +152,11 @@ class Joiner:
         """How many outcomes wait for their prediction."""
         return len(self._state.early)
 
+    @property
+    def models(self) -> int:
+        """How many models are known that predictions count under."""
+        return len(self._state.groups.models)
+
     def pending(self) -> int:
         """Return how many predictions wait for their outcome."""
         return int(self._state.groups.pending.sum())

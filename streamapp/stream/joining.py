@@ -38,6 +38,10 @@ MESSAGE_BYTES = 512 * 1024
 FULL_ROWS = 100_000
 MANY_ROWS = 20_000
 """What so many have led to is taken out without standing in the loop's way for long."""
+ROWS_OF_A_MODEL = 400
+"""Where there are many models, a commit waits for more: the rows of each are a message, which costs a fixed part."""
+MOST_ROWS = FULL_ROWS // 2
+"""But no more than so many: there must be room until the next commit."""
 FULL_BYTES = 32 << 20
 """Of messages: a transaction must be sent within its timeout."""
 
@@ -214,7 +218,8 @@ class JoinerTask(Task):
     @property
     def crowded(self) -> bool:
         """Whether so much waits for a commit that it should not be put off."""
-        return self.waiting >= MANY_ROWS or 2 * self._bytes >= FULL_BYTES
+        many = min(max(MANY_ROWS, ROWS_OF_A_MODEL * self.joiner.models), MOST_ROWS)
+        return self.waiting >= many or 2 * self._bytes >= FULL_BYTES
 
     def outcome(self) -> tuple[Iterator[Record], Mapping[bytes, bytes | None]]:
         """Return scored messages, dead letters and ticks, and the joiner's changed state."""

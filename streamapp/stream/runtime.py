@@ -41,7 +41,7 @@ TASKS: dict[Role, Callable[[int, Surroundings], Task]] = {
     "monitor": MonitorTask,
     "learner": LearnerTask,
 }
-BEHIND = 4
+BEHIND = 8
 """Commit intervals between two commits of a task that is far behind."""
 FINAL_COMMIT_DEADLINE = 5.0
 SHUTDOWN_DEADLINE = 10.0

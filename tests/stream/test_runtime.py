@@ -16,7 +16,7 @@ from streamapp.core.events import BeforeAfter, RetrainRequest, ScoredRange, Tick
 from streamapp.core.settings import Settings
 from streamapp.errors import CheckpointError, ConfigError
 from streamapp.stream.codec import encode_event, encode_scored
-from streamapp.stream.joining import FULL_BYTES, FULL_ROWS, MANY_ROWS, JoinerTask
+from streamapp.stream.joining import FULL_BYTES, FULL_ROWS, MANY_ROWS, MOST_ROWS, JoinerTask
 from streamapp.stream.learning import LearnerTask
 from streamapp.stream.producer import CommitFailed, Record, TooLarge
 from streamapp.stream.records import Records
@@ -267,6 +267,23 @@ def test_a_commit_that_has_grown_large_is_not_put_off(stage: Stage, counted: str
         setattr(stage.task("joiner-0"), counted, limit)
         await until(lambda: stage.position("joiner-0") == 1)
         loop.cancel()
+
+    run(work())
+
+
+def test_a_commit_of_many_models_may_grow_larger_until_it_is_not_put_off(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("joiner-0")
+        task = stage.task("joiner-0")
+        models = task.joiner._state.groups.models
+        crowded_at: list[int] = []
+        for known in (1, 49, 50, 100, 125, 1000):
+            for number in range(len(models), known):
+                models.code(f"model-{number}")
+            rows = range(0, FULL_ROWS, 400)
+            crowded_at.append(next(n for n in rows if setattr(task, "waiting", n) or task.crowded))
+        assert crowded_at == [MANY_ROWS, MANY_ROWS, MANY_ROWS, 2 * MANY_ROWS, MOST_ROWS, MOST_ROWS]
+        assert MOST_ROWS < FULL_ROWS
 
     run(work())
 
