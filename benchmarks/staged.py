@@ -15,11 +15,12 @@ import runpy
 import signal
 import threading
 import time
-from asyncio import selector_events
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from streamapp.stream.apart import PRODUCERS
 
 OUTPUT = "BENCHMARK_STAGES"
 SIGNAL = signal.SIGRTMIN
@@ -42,7 +43,7 @@ STAGES = (
 
 HOOKS: dict[str, tuple[str, ...]] = {
     "decode": ("streamapp.stream.joining:input_batch",),
-    "join": ("streamapp.stream.joining:JoinerTask.pump", "streamapp.stream.joining:JoinerTask.advance"),
+    "join": ("streamapp.stream.joining:JoinerTask.digest", "streamapp.core.join:Joiner.advance"),
     "encode scored": (
         "streamapp.stream.joining:JoinerTask.outcome",
         "streamapp.stream.joining:encode_scored",
@@ -68,9 +69,6 @@ OWNERS = (
     ("View.refresh", "scrape"),
     ("App._show", "scrape"),
     ("Runtime", "produce"),
-    ("Producer", "produce"),
-    ("Sender", "produce"),
-    ("AIOKafkaConnection", "produce"),
     ("Consumer", "fetch"),
     ("Fetcher", "fetch"),
     ("Agent", "fetch"),
@@ -80,9 +78,8 @@ OWNERS = (
     ("monitor", "fetch"),
 )
 """Whose task it is, by a part of its coroutine's name; the first that fits."""
-
-
-_TRANSPORT: type = selector_events._SelectorTransport  # type: ignore[attr-defined]
+THREADS = {PRODUCERS: "produce"}
+"""Whose loop it is, by the thread's name, beside the main one; any other fetches."""
 
 
 class Ledger:
@@ -195,8 +192,8 @@ def _hook_loops(ledger: Ledger) -> None:
     main = threading.main_thread()
 
     def counted(handle: Any) -> None:
-        in_main = threading.current_thread() is main
-        with ledger.within(_owner(handle._callback) if in_main else "fetch"):
+        thread = threading.current_thread()
+        with ledger.within(_owner(handle._callback) if thread is main else THREADS.get(thread.name, "fetch")):
             run(handle)
 
     setattr(asyncio.events.Handle, "_run", counted)  # noqa: B010 - mypy
@@ -204,8 +201,6 @@ def _hook_loops(ledger: Ledger) -> None:
 
 def _owner(callback: Any) -> str:
     owner = getattr(callback, "__self__", None)
-    if isinstance(owner, _TRANSPORT):
-        return "produce"  # the main thread's connections are those of the producers
     if isinstance(owner, asyncio.Task):
         coroutine: Any = owner.get_coro()
         name = getattr(coroutine, "__qualname__", "")

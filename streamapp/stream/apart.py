@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 from streamapp.config import ProcessConfig
 from streamapp.stream.producer import Acknowledged, Producer, Record, producer
 
+PRODUCERS = "producers"
+"""Name of their thread."""
+
 _T = TypeVar("_T")
 
 
@@ -65,7 +68,7 @@ class ProducerApart:
 
 @cache
 def _producers() -> LoopThread:
-    return LoopThread("producers")
+    return LoopThread(PRODUCERS)
 
 
 def producer_apart(
