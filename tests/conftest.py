@@ -1,6 +1,7 @@
 """Fixtures that more than one part of the tests needs."""
 
 import os
+import signal
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -18,7 +19,10 @@ hypothesis.settings.load_profile("untimed")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let pass two warnings that kafka-python 3.0 causes, whoever uses it."""
+    """Let pass two warnings that kafka-python 3.0 causes, whoever uses it; and let Ctrl-C be what it is."""
+    # A shell ignores it for what runs in the background, and whatever is started from there would ignore it as well.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # When it is first imported in Python 3.11.
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
     # It leaves the socket of a refused connection to the garbage collector, which may come after the last test: the
