@@ -12,7 +12,9 @@ from streamapp.core import quantiles
 from streamapp.core.events import Arrivals, GroupArrivals, Position, RetrainRequest, Signal, Tick, Verdict
 from streamapp.core.losses import LARGEST
 from streamapp.core.monitor import Monitor
+from streamapp.core.monitoring import model
 from streamapp.core.monitoring.clock import Clock
+from streamapp.core.monitoring.findings import look_closely
 from streamapp.core.monitoring.model import ModelMonitor
 from streamapp.core.settings import ModelSettings, RetrainSettings, Settings
 from streamapp.errors import CheckpointError
@@ -44,9 +46,16 @@ class Log:
         self.stored = {}
 
     def apply(self, message, timestamp: float | None = None):
+        self.hold(message, timestamp)
+        return self.release()
+
+    def hold(self, message, timestamp: float | None = None) -> None:
         position = Position(3, 2 * len(self.messages), float(len(self.messages)) if timestamp is None else timestamp)
         self.messages.append((message, position))
-        found = self.monitor.apply(message, position)
+        self.monitor.hold(message, position)
+
+    def release(self):
+        found = self.monitor.release()
         self.outputs += found
         return found
 
@@ -454,6 +463,60 @@ def test_numbers_and_words_at_once_are_as_one_by_one(kind, seed, sizes):
         single.restart()
     assert single.monitor.summary() == once.monitor.summary()
     assert single.monitor.report() == once.monitor.report()
+
+
+def side_by_side(draw: np.random.Generator, n: int) -> list[Row]:
+    """Draw rows of groups whose versions answer side by side, some of them late, while a new one comes now and then."""
+    rows = []
+    for i in range(n):
+        newest = i // (n // 3)
+        wrong = bool(draw.random() < (0.2 if i < n // 2 else 0.8))
+        log = max(0, i // 2 - (int(draw.integers(0, n // 4)) if draw.random() < 0.3 else 0))
+        rows.append(
+            Row(
+                outcome="odd" if draw.random() < 0.02 else wrong,
+                scores=float(draw.choice([0.1, 0.4, 0.7])),
+                loss=0.25 if draw.random() < 0.05 else None,
+                group="ab"[int(draw.random() < 0.3)],
+                version=None if draw.random() < 0.1 else f"v{newest - int(draw.integers(0, 2))}",
+                ts=float(i),
+                log_time=float(log),
+                outcome_log_time=float(i // 2 + 1),
+                id_hash=i + 1,
+            )
+        )
+    return rows
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 999), st.lists(st.integers(1, 40), min_size=1, max_size=4), st.booleans())
+def test_rows_of_known_versions_are_as_if_each_message_was_looked_at_closely(seed, sizes, often):
+    whole = batch(side_by_side(np.random.default_rng(seed), 400))
+    quick, close = Log(NERVOUS), Log(NERVOUS)
+    looked = []
+    with pytest.MonkeyPatch.context() as patch:
+        for log in (quick, close):
+            if log is close:
+                patch.setattr(ModelMonitor, "_plain", lambda *_: False)
+            patch.setattr(model, "look_closely", lambda *args: looked.append(1) or look_closely(*args))
+            start, turn = 0, 0
+            while start < len(whole):
+                size = sizes[turn % len(sizes)]
+                log.hold(part(whole, start, min(start + size, len(whole))), 5.0)
+                start, turn = start + size, turn + 1
+                if log is close or turn % 5 == 0:
+                    log.release()
+                if often and turn % 5 == 0:
+                    log.commit()
+                    log.restart()
+            log.release()
+            if log is quick:
+                messages, closely = turn, len(looked)
+    assert quick.monitor.summary() == close.monitor.summary()
+    assert quick.monitor.report() == close.monitor.report()
+    assert plain(quick.outputs) == plain(close.outputs)
+    assert len(looked) - closely == messages
+    assert closely <= 2 * 5 + 1, "a version is new to a group once"
 
 
 script = st.lists(

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from streamapp.core import quantiles, scores
 from streamapp.core.baselines import Baselines
-from streamapp.core.events import Floats
+from streamapp.core.events import Floats, Names
 from streamapp.core.losses import ANSWER, HARD, TRUTH, fill
 from streamapp.core.monitoring import contest
 from streamapp.core.monitoring.asked import Asked
+from streamapp.core.monitoring.findings import telling
 from streamapp.core.monitoring.group import LOWEST_BIN, Group
 from streamapp.core.monitoring.judging import Classes
 from streamapp.core.monitoring.members import Members
@@ -84,7 +85,7 @@ class Books:
         self._serial |= bool(rows.series.words)
 
     def add(self, rows: Rows, losses: Floats) -> None:
-        """Take rows that were announced, of groups that have a loss and answer with one version.
+        """Take rows that were announced, of groups that have a loss and of versions that have answered before.
 
         Args:
             rows: The rows.
@@ -196,14 +197,14 @@ class Books:
 
 
 def notes(rows: Rows, losses: Floats, groups: int) -> list[list[Note]]:
-    """Return what the policies hear, by message: of the rows that have a finite loss."""
+    """Return what the policies hear, by message: of the rows that tell something of the version that answers."""
     messages = len(rows.ends)
-    keys, ts, finite = rows.group, rows.ts, np.isfinite(losses)
+    keys, ts, told = rows.group, rows.ts, telling(rows, losses)
     if messages > 1:
         sizes = [end - start for start, end in zip((0, *rows.ends), rows.ends, strict=False)]
         keys = keys + np.arange(0, messages * groups, groups).repeat(sizes)
-    if not np.logical_and.reduce(finite):
-        keys, ts, losses = keys[finite], ts[finite], losses[finite]
+    if not np.logical_and.reduce(told):
+        keys, ts, losses = keys[told], ts[told], losses[told]
     found: list[list[Note]] = [[] for _ in range(messages)]
     if len(keys):
         by_key = ByGroup(keys, messages * groups)
@@ -236,7 +237,13 @@ def delays(groups: list[Group], by_group: ByGroup, seconds: Floats, came: NDArra
 
 
 def _tally(groups: list[Group], by_group: ByGroup, rows: Rows, losses: Floats) -> None:
-    """Count rows for the version that answers, those that name it."""
+    """Count rows for the versions that they name."""
+    if rows.mixed:
+        for number, part in by_group.slices():
+            own = by_group.rows(part)
+            named_by = Names(code=rows.version.code[own], words=rows.version.words)
+            groups[number].versions.add(named_by, rows.ts[own], losses[own])
+        return
     ts, named = rows.ts, rows.version.code >= 0
     if not np.logical_and.reduce(named):
         by_group, ts, losses = ByGroup(rows.group[named], len(groups)), ts[named], losses[named]

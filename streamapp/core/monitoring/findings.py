@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamapp.core.events import Bytes, Floats, Ints, Names
 from streamapp.core.losses import OWN, configured
@@ -38,7 +39,7 @@ class Found(NamedTuple):
 
 
 def look(groups: Sequence[Group], rows: Rows) -> tuple[Floats, list[Found]]:
-    """Look at rows of groups that have a loss and answer with one version.
+    """Look at rows of groups that have a loss, and of versions that have answered before.
 
     Args:
         groups: By number.
@@ -54,11 +55,11 @@ def look(groups: Sequence[Group], rows: Rows) -> tuple[Floats, list[Found]]:
         for number, part in by_group.slices():
             own = by_group.rows(part)
             found += _complain(groups[number], rows, own, rows.reason[own])
-    finite = np.isfinite(losses)
+    told = telling(rows, losses)
     places: Ints | None = None
     lost, ts = losses, rows.ts
-    if not np.logical_and.reduce(finite):
-        places = np.flatnonzero(finite)
+    if not np.logical_and.reduce(told):
+        places = np.flatnonzero(told)
         lost, ts = losses[places], ts[places]
         by_group = ByGroup(rows.group[places], len(groups))
     watches, parts, shown = [], by_group.slices(), []
@@ -80,6 +81,12 @@ def look(groups: Sequence[Group], rows: Rows) -> tuple[Floats, list[Found]]:
             found += _located(groups[number], watch, rows, own, findings)
     found.sort(key=lambda one: one.row)  # rows of two groups are never the same
     return losses, found
+
+
+def telling(rows: Rows, losses: Floats) -> NDArray[np.bool_]:
+    """Return which rows tell something of the version that answers, given their losses."""
+    finite = np.isfinite(losses)
+    return finite if rows.older is None else finite & ~rows.older
 
 
 def look_closely(groups: Sequence[Group], rows: Rows) -> tuple[Floats, list[Found]]:

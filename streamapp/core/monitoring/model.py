@@ -287,16 +287,28 @@ class ModelMonitor:
         return rows[told:]
 
     def _plain(self, rows: Unjudged, groups: list[Group]) -> bool:
-        """Tell whether rows bring nothing new: their groups have a loss, and answer with the version that they had."""
+        """Tell whether rows bring nothing new, and note which are of versions that do not answer any more.
+
+        Nothing is new where their groups have a loss, and each version has answered before.
+        """
         if any(group.begun is None for group in groups):
             return False
         code, words = rows.version.code, rows.version.words
         only = sole(code)
-        if only is not None:
-            return bool(only < 0) or all(group.version == words[only] for group in groups)
-        places: dict[str | None, int] = {word: place for place, word in enumerate(words)}
-        current = np.array([places.get(group.version, -2) for group in self._members.order])
-        return bool(np.logical_and.reduce((code == current.take(rows.group)) | (code < 0)))
+        if only is not None and (only < 0 or all(group.version == words[only] for group in groups)):
+            return True
+        versions = [group.versions for group in self._members.order]
+        # By group and word; code -1, no word, finds the column at the end.
+        current = np.array([[word == of.current for word in words] + [True] for of in versions])[rows.group, code]
+        if np.logical_and.reduce(current):
+            return True
+        known = np.array([[word in of.tallies for word in words] + [True] for of in versions])[rows.group, code]
+        if not np.logical_and.reduce(known):
+            return False
+        since = np.array([of.since_log for of in versions])
+        older = ~current & ~(rows.log_time >= since[rows.group])
+        rows.mixed, rows.older = True, older if np.logical_or.reduce(older) else None
+        return True
 
     def _begin_groups(self, batch: ScoredBatch, told: Ints | None, rows: Rows) -> None:
         """Choose the losses of new groups, each by its first row that can be scored."""

@@ -38,6 +38,10 @@ class Rows:
     ids: Hashes
     series: Names
     version: Names
+    mixed: bool = False
+    """Some were answered by another version than the one that answers."""
+    older: NDArray[np.bool_] | None = None
+    """By an older one before that came: counted, but no news of the one that answers. None: none was."""
 
     def __len__(self) -> int:
         return len(self.ts)
@@ -76,7 +80,16 @@ def join(parts: Sequence[Rows]) -> Rows:
         ids=np.concatenate([part.ids for part in parts]),
         series=join_names([part.series for part in parts]),
         version=join_names([part.version for part in parts]),
+        mixed=any(part.mixed for part in parts),
+        older=join_masks([(part.older, len(part)) for part in parts]),
     )
+
+
+def join_masks(parts: Sequence[tuple[NDArray[np.bool_] | None, int]]) -> NDArray[np.bool_] | None:
+    """Return masks one after the other, given with their lengths; None, here and there, is one without any mark."""
+    if all(mask is None for mask, _ in parts):
+        return None
+    return np.concatenate([np.zeros(length, np.bool_) if mask is None else mask for mask, length in parts])
 
 
 def sole(column: NDArray[Any]) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamapp.core.events import Bytes, Floats, Hashes, Ints, Names, ScoredBatch, Values
-from streamapp.core.monitoring.rows import join_columns, join_names
+from streamapp.core.monitoring.rows import join_columns, join_masks, join_names
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,6 +40,10 @@ class Unjudged:
     """Of the probabilities."""
     probabilities: Floats
     """Shape (n, classes)."""
+    mixed: bool = False
+    """Some were answered by another version than the one that answers."""
+    older: NDArray[np.bool_] | None = None
+    """By an older one before that came: counted, but no news of the one that answers. None: none was."""
 
     def __len__(self) -> int:
         return len(self.ts)
@@ -102,6 +106,8 @@ def together(parts: Sequence[Unjudged]) -> Unjudged | None:
         source=join_columns([part.source for part in parts]),
         classes=(),
         probabilities=np.empty((ends[-1], 0)),
+        mixed=any(part.mixed for part in parts),
+        older=join_masks([(part.older, len(part)) for part in parts]),
     )
 
 

@@ -49,7 +49,8 @@ class Versions:
         """Version that answers, None while no row has named one."""
         self.since: float | None = None
         """Event time of the first row answered by it."""
-        self._since_log = -np.inf
+        self.since_log = -np.inf
+        """Log time of that row."""
         self.tallies: dict[str, Tally] = {}
 
     def stretches(self, version: Names, ts: Floats, log_time: Floats) -> list[Stretch]:
@@ -71,11 +72,11 @@ class Versions:
             word = version.words[place] if place >= 0 else None
             if word is None or word == self.current:
                 continue
-            if word not in seen and log >= self._since_log:
-                self.current, self._since_log, self.since = word, log, float(ts[row])
+            if word not in seen and log >= self.since_log:
+                self.current, self.since_log, self.since = word, log, float(ts[row])
                 cuts.append((row, word, True))
             else:
-                present[row] = log >= self._since_log
+                present[row] = log >= self.since_log
             seen.add(word)
         ends = [cut[0] for cut in cuts[1:]] + [n]
         return [
@@ -113,9 +114,9 @@ class Versions:
 
     def snapshot(self) -> bytes:
         """Return the state, for :meth:`load`."""
-        return msgspec.msgpack.encode((self.current, self.since, self._since_log, self.tallies))
+        return msgspec.msgpack.encode((self.current, self.since, self.since_log, self.tallies))
 
     def load(self, data: bytes) -> None:
         """Take over a state."""
         kind = tuple[str | None, float | None, float, dict[str, Tally]]
-        self.current, self.since, self._since_log, self.tallies = msgspec.msgpack.decode(data, type=kind)
+        self.current, self.since, self.since_log, self.tallies = msgspec.msgpack.decode(data, type=kind)
