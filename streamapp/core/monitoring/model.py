@@ -298,12 +298,14 @@ class ModelMonitor:
         if only is not None and (only < 0 or all(group.version == words[only] for group in groups)):
             return True
         versions = [group.versions for group in self._members.order]
-        # By group and word; code -1, no word, finds the column at the end.
-        current = np.array([[word == of.current for word in words] + [True] for of in versions])[rows.group, code]
+        places: dict[str | None, int] = {word: place for place, word in enumerate(words)}
+        current = code == np.array([places.get(of.current, -2) for of in versions]).take(rows.group)
+        current |= code < 0
         if np.logical_and.reduce(current):
             return True
-        known = np.array([[word in of.tallies for word in words] + [True] for of in versions])[rows.group, code]
-        if not np.logical_and.reduce(known):
+        # By group and word; code -1, no word, finds the column at the end.
+        known = np.array([[word in of.tallies for word in words] + [True] for of in versions])
+        if not np.logical_and.reduce(known[rows.group, code]):
             return False
         since = np.array([of.since_log for of in versions])
         older = ~current & ~(rows.log_time >= since[rows.group])
