@@ -379,9 +379,12 @@ class Run:
         self.say(f"all sent: {wanted} verdicts are due")
         broker, topics, settings = self.deployment.broker, self.topics, parse_models(models_file(self.times))
         settle(broker, topics, wanted, exempt=self.exempt, within=self._settled, alive=self._alive)
-        # First: where verdicts are wrong, what should follow from them may never come.
-        checks.verdicts(broker, topics, oracle, exempt=self.exempt)
-        updates = learn(broker, topics, settings, exempt=self.exempt)
+        try:
+            updates = learn(broker, topics, settings, exempt=self.exempt)
+        except AssertionError:
+            # Where verdicts are wrong, what should follow from them may never come: that is said first.
+            checks.verdicts(broker, topics, oracle, exempt=self.exempt)
+            raise
         for worker in self.workers:
             if worker.alone and "ending (" in worker.said:  # it may take a while to leave
                 self.until_ended(worker, 1)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from streamapp.core import quantiles, scores
 from streamapp.core.baselines import Baselines
-from streamapp.core.events import Floats, Names
+from streamapp.core.events import Floats
 from streamapp.core.losses import ANSWER, HARD, TRUTH, fill
 from streamapp.core.monitoring import contest
 from streamapp.core.monitoring.asked import Asked
@@ -20,7 +20,7 @@ from streamapp.core.monitoring.findings import telling
 from streamapp.core.monitoring.group import LOWEST_BIN, Group
 from streamapp.core.monitoring.judging import Classes
 from streamapp.core.monitoring.members import Members
-from streamapp.core.monitoring.rows import ByGroup, Carry, Rows, gaps, join
+from streamapp.core.monitoring.rows import ByGroup, Carry, Rows, gaps, join, names_at
 from streamapp.core.monitoring.unjudged import Unjudged
 from streamapp.core.settings import ModelSettings, Task
 
@@ -238,11 +238,10 @@ def delays(groups: list[Group], by_group: ByGroup, seconds: Floats, came: NDArra
 
 def _tally(groups: list[Group], by_group: ByGroup, rows: Rows, losses: Floats) -> None:
     """Count rows for the versions that they name."""
-    if rows.mixed:
+    if rows.older is not None:
         for number, part in by_group.slices():
             own = by_group.rows(part)
-            named_by = Names(code=rows.version.code[own], words=rows.version.words)
-            groups[number].versions.add(named_by, rows.ts[own], losses[own])
+            groups[number].versions.add(names_at(rows.version, own), rows.ts[own], losses[own])
         return
     ts, named = rows.ts, rows.version.code >= 0
     if not np.logical_and.reduce(named):

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streamapp.core.events import Bytes, Floats, Ints, Names
+from streamapp.core.events import Bytes, Floats, Ints
 from streamapp.core.losses import OWN, configured
 from streamapp.core.monitoring.group import Group
 from streamapp.core.monitoring.judging import REASONS
-from streamapp.core.monitoring.rows import ByGroup, Rows
+from streamapp.core.monitoring.rows import ByGroup, Rows, names_at
 from streamapp.core.monitoring.versions import Stretch
 from streamapp.core.monitoring.watch import Finding, Shown, Watch, bounded, show
 
@@ -100,7 +100,7 @@ def look_closely(groups: Sequence[Group], rows: Rows) -> tuple[Floats, list[Foun
     for number, part in by_group.slices():
         group, own = groups[number], by_group.rows(part)
         ts, lost, reason = rows.ts[own], losses[own], rows.reason[own]
-        version = Names(code=rows.version.code[own], words=rows.version.words)
+        version = names_at(rows.version, own)
         seen: list[Found] = []
         for stretch in group.versions.stretches(version, ts, rows.log_time[own]):
             if stretch.changed:

@@ -157,7 +157,6 @@ def judged(parts: Sequence[Unjudged], task: Task, settings: ModelSettings, class
         ids=whole.ids,
         series=whole.series,
         version=whole.version,
-        mixed=whole.mixed,
         older=whole.older,
     )
 

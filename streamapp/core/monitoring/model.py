@@ -308,8 +308,7 @@ class ModelMonitor:
         if not np.logical_and.reduce(known[rows.group, code]):
             return False
         since = np.array([of.since_log for of in versions])
-        older = ~current & ~(rows.log_time >= since[rows.group])
-        rows.mixed, rows.older = True, older if np.logical_or.reduce(older) else None
+        rows.older = ~current & ~(rows.log_time >= since[rows.group])
         return True
 
     def _begin_groups(self, batch: ScoredBatch, told: Ints | None, rows: Rows) -> None:

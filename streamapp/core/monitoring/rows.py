@@ -38,10 +38,9 @@ class Rows:
     ids: Hashes
     series: Names
     version: Names
-    mixed: bool = False
-    """Some were answered by another version than the one that answers."""
     older: NDArray[np.bool_] | None = None
-    """By an older one before that came: counted, but no news of the one that answers. None: none was."""
+    """Answered by another version before the one that answers came: counted, but no news of that one. None: all are of
+    the one that answers, or name none."""
 
     def __len__(self) -> int:
         return len(self.ts)
@@ -80,7 +79,6 @@ def join(parts: Sequence[Rows]) -> Rows:
         ids=np.concatenate([part.ids for part in parts]),
         series=join_names([part.series for part in parts]),
         version=join_names([part.version for part in parts]),
-        mixed=any(part.mixed for part in parts),
         older=join_masks([(part.older, len(part)) for part in parts]),
     )
 
@@ -118,6 +116,11 @@ def join_names(parts: Sequence[Names]) -> Names:
         table = np.array([*(places.setdefault(word, len(places)) for word in part.words), -1], np.int32)
         codes.append(table[part.code])  # code -1, no word, finds the -1 at the end
     return Names(code=np.concatenate(codes), words=tuple(places))
+
+
+def names_at(names: Names, places: Ints | None) -> Names:
+    """Return the strings of some rows, None for all of them."""
+    return names if places is None else Names(code=names.code[places], words=names.words)
 
 
 class ByGroup:

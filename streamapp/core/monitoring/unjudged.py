@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamapp.core.events import Bytes, Floats, Hashes, Ints, Names, ScoredBatch, Values
-from streamapp.core.monitoring.rows import join_columns, join_masks, join_names
+from streamapp.core.monitoring.rows import join_columns, join_masks, join_names, names_at
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,10 +40,9 @@ class Unjudged:
     """Of the probabilities."""
     probabilities: Floats
     """Shape (n, classes)."""
-    mixed: bool = False
-    """Some were answered by another version than the one that answers."""
     older: NDArray[np.bool_] | None = None
-    """By an older one before that came: counted, but no news of the one that answers. None: none was."""
+    """Answered by another version before the one that answers came: counted, but no news of that one. None: all are of
+    the one that answers, or name none."""
 
     def __len__(self) -> int:
         return len(self.ts)
@@ -67,8 +66,8 @@ def joined_rows(batch: ScoredBatch, places: Ints | None, group: Ints, offset: in
         outcome_ts=_at(batch.outcome_ts, places),
         known=_at(batch.outcome_log_time, places),
         ids=_at(batch.id_hash, places),
-        series=_names_at(batch.series, places),
-        version=_names_at(batch.version, places),
+        series=names_at(batch.series, places),
+        version=names_at(batch.version, places),
         prediction=_values_at(batch.prediction, places),
         outcome=_values_at(batch.outcome, places),
         score=_at(batch.score, places),
@@ -106,7 +105,6 @@ def together(parts: Sequence[Unjudged]) -> Unjudged | None:
         source=join_columns([part.source for part in parts]),
         classes=(),
         probabilities=np.empty((ends[-1], 0)),
-        mixed=any(part.mixed for part in parts),
         older=join_masks([(part.older, len(part)) for part in parts]),
     )
 
@@ -118,10 +116,6 @@ def _join_values(parts: Sequence[Values]) -> Values:
 
 def _at(column: NDArray[Any], places: Ints | None) -> Any:
     return column if places is None else column[places]
-
-
-def _names_at(names: Names, places: Ints | None) -> Names:
-    return names if places is None else Names(code=names.code[places], words=names.words)
 
 
 def _values_at(values: Values, places: Ints | None) -> Values:
