@@ -384,7 +384,7 @@ class Runtime:
                 # Asked here, since all of it may have changed while others were at work.
                 if self.ending is not None or task.parked is not None or (self._suspended and not last):
                     return
-                if not task.wants_commit:
+                if self.tasks.get((task.role, task.partition)) is not task or not task.wants_commit:
                     return
                 await task.prepare()
                 taken = task.take()

@@ -142,6 +142,22 @@ def test_a_batch_that_had_to_wait_goes_to_the_task_of_that_moment(stage: Stage) 
     run(work())
 
 
+def test_a_task_that_was_given_up_meanwhile_is_not_committed(stage: Stage) -> None:
+    async def work() -> None:
+        await stage.own("monitor-0")
+        former, producer = stage.task("monitor-0"), stage.producer("monitor-0")
+        async with stage.runtime._working:
+            committing = asyncio.create_task(stage.runtime._commit(former))
+            await rounds(stage)
+            await stage.own("monitor-1")
+        await committing
+        assert former.wants_commit
+        assert not producer.commits
+        assert stage.runtime.ending is None
+
+    run(work())
+
+
 def test_one_batch_at_a_time_is_applied_and_a_commit_comes_in_its_turn(stage: Stage) -> None:
     async def work() -> None:
         await stage.own("monitor-0", "monitor-1")
