@@ -167,6 +167,8 @@ class Runtime:
 
     async def _assign(self, assignment: set[TP]) -> None:
         async with self._changing:
+            if self._shutting_down is not None:
+                return  # whoever is there after us takes over
             wanted = self._wanted(assignment)
             for key in [key for key in self.tasks if key not in wanted]:
                 logger.info("%s: given up", self.tasks[key])
@@ -455,7 +457,7 @@ class Runtime:
 
     async def _let_go(self, commit: bool) -> None:
         if self._consumer is not None:
-            self._consumer.stop_flow()
+            self._consumer.end_flow()
         if commit:
             try:
                 await within(FINAL_COMMIT_DEADLINE, self.revoke())

@@ -269,6 +269,7 @@ class Consumer(driver.Consumer):
     logger = driver.logger
 
     _thread: ConsumerThread
+    _ends = False
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -278,8 +279,20 @@ class Consumer(driver.Consumer):
         """Return who knows where each partition is to be read from."""
         return cast(Transport, self.transport).positions
 
+    def end_flow(self) -> None:
+        """Hand nothing over any more, whatever is assigned from here on: the process is about to leave the group."""
+        self._ends = True
+        self.stop_flow()
+
+    def resume_flow(self) -> None:
+        """Hand over what comes, as Faust says after each assignment."""
+        if not self._ends:
+            super().resume_flow()
+
     async def perform_seek(self) -> None:
         """Seek every assigned partition to the position that its task has applied."""
+        if self._ends:
+            return  # the consumer may have gone meanwhile, and nobody asks for more
         positions = await self.runtime_positions(self.assignment())
         if positions:
             await self.seek_wait({TP(tp.topic, tp.partition): offset for tp, offset in positions.items()})

@@ -238,10 +238,7 @@ def test_a_topic_that_is_made_anew_and_grows_beyond_what_was_read_is_refused(dep
     remake(deployment, deployment.topics.predictions)
     deployment.publish(pairs("fraud", 0, 100))
     worker = deployment.start()
-    until(lambda: "tasks are parked" in worker.get("/readyz")[1].decode(), "parked")
-    details = json.loads(worker.get("/readyz")[1])["details"]
-    assert details.keys() == {"joiner-0", "joiner-1"}
-    for text in details.values():
+    for text in both_parked(worker).values():
         assert "was made anew" in text
         assert "restore the topic, or delete" in text
 
@@ -253,14 +250,26 @@ def test_a_topic_that_is_made_anew_under_a_running_worker_is_refused(deployment:
     until(lambda: deployment.resolved("fraud") == 40, "40 outcomes")
     remake(deployment, deployment.topics.predictions)
     deployment.publish([event for event in pairs("fraud", 200, 200) if event[0] == "predictions"])
-    until(lambda: worker.reason().get("reason") == "tasks are parked", "parked")
-    details = worker.reason()["details"]
-    assert details.keys() == {"joiner-0", "joiner-1"}
-    assert all("was made anew" in text for text in details.values())
+    assert all("was made anew" in text for text in both_parked(worker).values())
     # At its next start or, where the worker did not notice that the topic had gone, within seconds.
     reasons = ("parked_checkpoint", "parked_identity")
     counts = [worker.counted("streamapp_recoveries_total", role="joiner", reason=reason) for reason in reasons]
     assert sum(counts) == 2
+
+
+def both_parked(worker: Worker | Supervised) -> dict[str, str]:
+    """Wait until both joiners are parked, one after the other, and return what is said of each."""
+    said: dict[str, str] = {}
+
+    def look() -> bool:
+        nonlocal said
+        status, body = worker.get("/readyz")
+        page = json.loads(body) if status else {}
+        said = page["details"] if page.get("reason") == "tasks are parked" else {}
+        return said.keys() == {"joiner-0", "joiner-1"}
+
+    until(look, "both joiners are parked")
+    return said
 
 
 def remake(deployment: Deployment, topic: str) -> None:

@@ -269,7 +269,7 @@ class MemoryConsumer:
         await self.group_gate.wait()
         self.group |= positions
 
-    def stop_flow(self) -> None:
+    def end_flow(self) -> None:
         self.flows = False
 
     async def leave(self) -> None:

@@ -1,5 +1,6 @@
 """What a fetch brought is handed over whole, and what cannot be read is named."""
 
+import asyncio
 import struct
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -288,6 +289,24 @@ def test_a_consumer_that_stops_is_an_error_only_while_batches_are_wanted(flows: 
     consumer._thread = SimpleNamespace(fetch=stopped)
     with nullcontext() if not flows else pytest.raises(ConsumerStoppedError):
         run(Consumer._drain_messages(consumer, SimpleNamespace(should_stop=False)))
+
+
+def test_once_the_flow_has_ended_no_assignment_makes_it_go_on() -> None:
+    async def work() -> None:
+        consumer = Consumer.__new__(Consumer)
+        consumer.can_resume_flow, consumer.suspend_flow = asyncio.Event(), asyncio.Event()
+        consumer.stop_flow()
+        consumer.resume_flow()
+        assert consumer.flow_active
+        assert consumer.can_resume_flow.is_set()
+        consumer.end_flow()
+        await consumer.perform_seek()  # asks nobody: what it would ask may have gone
+        consumer.resume_flow()
+        assert not consumer.flow_active
+        assert not consumer.can_resume_flow.is_set()
+        assert consumer.suspend_flow.is_set()
+
+    run(work())
 
 
 class Asked(Fetcher):
