@@ -8,6 +8,9 @@ All models have the same life, begun at different moments: in the second half of
 opposite of what the model expects. Then a new version answers, for which they are as expected. An outcome comes
 :data:`DELAY` seconds after its prediction; of some predictions it never comes. The first rows are those of as many
 older versions as are kept.
+
+What is sent as fast as it goes has the timestamps of a load that went on until now, :data:`ROWS` of each model in
+:data:`BACKLOG_AGE` seconds: a worker that reads it has as much to do for each row as it has later, training included.
 """
 
 import json
@@ -26,10 +29,12 @@ from streamapp.stream.topics import Topics
 TICK = 0.02
 DELAY = 1.0
 """Seconds between a prediction and its outcome."""
-BACKLOG_DELAY = 10_000
-"""Predictions between the two, where there is no rate."""
-AGE, ROWS, FEWEST = 40.0, 1500, 600
-"""Seconds of an age; rows of a model in one where there is no rate; and where there is one, at least."""
+ROWS = 1500
+"""Of a model in an age."""
+BACKLOG_AGE = 40.0
+"""Seconds of an age where there is no rate."""
+BACKLOG_STEP = 0.2
+"""Seconds, by its timestamps, that a piece of the backlog is of."""
 OLD = 3 * VERSIONS_MAX
 """Rows of a model that older versions have answered."""
 NEVER = 50
@@ -43,11 +48,13 @@ class Maker:
 
     Args:
         models: How many.
+        rows: Of a model in an age; each model's first age began a little earlier than that of the one before.
         seed: Of the scores and truths.
     """
 
-    def __init__(self, models: int, seed: int = 1) -> None:
+    def __init__(self, models: int, rows: int = ROWS, seed: int = 1) -> None:
         self._models = models
+        self._rows = rows
         self._draw = np.random.default_rng(seed)
         self._run = random.SystemRandom().getrandbits(32)
         self._truths: dict[int, bool] = {}
@@ -56,14 +63,13 @@ class Maker:
         """Return a prediction's id."""
         return b"%08x-%012d" % (self._run, number)
 
-    def predictions(self, start: int, end: int, ts: float, ages: float) -> list[bytes]:
+    def predictions(self, start: int, end: int, ts: float) -> list[bytes]:
         """Return the next predictions.
 
         Args:
             start: Number of the first.
             end: Behind the last.
             ts: When they are made.
-            ages: That have passed for the first model; each other one is a little further.
         """
         scores = self._draw.integers(50, 950, end - start)
         luck = self._draw.integers(0, 1000, end - start)
@@ -72,7 +78,7 @@ class Maker:
         for place, (score, lucky) in enumerate(zip(scores.tolist(), (luck < scores).tolist(), strict=True)):
             number = start + place
             row, model = divmod(number, self._models)
-            version, phase = divmod(ages + model / self._models, 1.0)
+            version, phase = divmod(row / self._rows + model / self._models, 1.0)
             if row < OLD:
                 version = row // 3 - VERSIONS_MAX  # each of both groups
             if number % NEVER:
@@ -100,6 +106,20 @@ class Maker:
         if truth is None:
             return None
         return b'{"prediction_id":"%b","ts":%.6f,"outcome":%b}' % (self.key(number), ts, b"true" if truth else b"false")
+
+
+class Orders(threading.Thread):
+    """What comes in by the standard input."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.rate = 0.0
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        for line in sys.stdin:
+            self.rate = float(line)
+        self.ended.set()
 
 
 class Load:
@@ -133,17 +153,26 @@ class Load:
         self.made = 0
         self.known = 0
 
-    def step(self, made: int, known: int, ages: float) -> None:
-        """Send predictions and outcomes up to these numbers."""
+    def backlog(self, count: int, models: int, orders: Orders) -> None:
+        """Send what a load that went on until now would have sent, all but the outcomes of the last second."""
+        rate = ROWS * models / BACKLOG_AGE
+        began, passed = time.time() - count / rate, 0.0
+        while self.made < count and not orders.ended.is_set():
+            passed += BACKLOG_STEP
+            made, known = (max(0, int((passed - delay) * rate)) for delay in (0.0, DELAY))
+            self.step(min(count, made), min(count, known), began + passed)
+
+    def step(self, made: int, known: int, ts: float) -> None:
+        """Send predictions and outcomes up to these numbers, as of *ts*, in seconds since the epoch."""
         while self.made < made:
             end = min(made, self.made + PIECE)
-            events = self._maker.predictions(self.made, end, time.time(), ages)
-            self._send(self._topics.predictions, range(self.made, end), events)
+            events = self._maker.predictions(self.made, end, ts)
+            self._send(self._topics.predictions, range(self.made, end), events, ts)
             self.made = end
         while self.known < known:
-            end, ts = min(known, self.known + PIECE), time.time()
+            end = min(known, self.known + PIECE)
             numbers = range(self.known, end)
-            self._send(self._topics.outcomes, numbers, [self._maker.outcome(number, ts) for number in numbers])
+            self._send(self._topics.outcomes, numbers, [self._maker.outcome(number, ts) for number in numbers], ts)
             self.known = end
         self._producer.poll(0)
 
@@ -152,7 +181,7 @@ class Load:
         if left := self._producer.flush(120):
             self.failed.append(f"{left} events were not sent within 120 s")
 
-    def _send(self, topic: str, numbers: range, events: list[bytes] | list[bytes | None]) -> None:
+    def _send(self, topic: str, numbers: range, events: list[bytes] | list[bytes | None], ts: float) -> None:
         keys = [self._maker.key(number) for number in numbers]
         places = ((murmur2(keys) & 0x7FFFFFFF) % self._partitions).tolist()
         for key, place, event in zip(keys, places, events, strict=True):
@@ -160,7 +189,7 @@ class Load:
                 continue
             while True:
                 try:
-                    self._producer.produce(topic, event, key, place)
+                    self._producer.produce(topic, event, key, place, timestamp=int(ts * 1000))
                     break
                 except BufferError:
                     self._producer.poll(0.05)
@@ -170,44 +199,27 @@ class Load:
             self.failed.append(str(error))
 
 
-class Orders(threading.Thread):
-    """What comes in by the standard input."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.rate = 0.0
-        self.ended = threading.Event()
-
-    def run(self) -> None:
-        for line in sys.stdin:
-            self.rate = float(line)
-        self.ended.set()
-
-
 def main(broker: str, prefix: str, partitions: int, models: int, count: int) -> int:
     """Send until told to end; return 1 if an event was lost on the way."""
     orders = Orders()
     orders.start()
     load = Load(broker, Topics(prefix), partitions, Maker(models))
-    ages = 0.0
-    while load.made < count and not orders.ended.is_set():
-        ages = load.made / models / ROWS
-        load.step(min(count, load.made + PIECE), max(0, load.made - BACKLOG_DELAY), ages)
-    load.step(load.made, load.made, ages)
+    load.backlog(count, models, orders)
+    load.step(load.made, load.made, time.time())
     _tell(load)
     while not (orders.rate or orders.ended.is_set()):
-        load.step(load.made, load.made, ages)
+        load.step(load.made, load.made, time.time())
         orders.ended.wait(TICK)
     began = told = time.monotonic()
     while not orders.ended.is_set():
         seconds = time.monotonic() - began
         made, known = (count + max(0, int((seconds - delay) * orders.rate)) for delay in (0.0, DELAY))
-        load.step(made, known, ages + seconds / max(AGE, FEWEST * models / orders.rate))
+        load.step(made, known, time.time())
         if time.monotonic() - told >= 1:
             told = time.monotonic()
             _tell(load)
         orders.ended.wait(TICK)
-    load.step(load.made, load.made, ages)  # what is known of all that was predicted
+    load.step(load.made, load.made, time.time())  # what is known of all that was predicted
     load.close()
     _tell(load)
     return int(bool(load.failed))

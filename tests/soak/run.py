@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from benchmarks.report import machine
 from tests.soak.stage import Size, Stage
 
@@ -104,32 +106,45 @@ def soak(broker: str, minutes: float, size: Size, say: Say, *, rate: float | Non
 def fill(stage: Stage, backlog: int, say: Say) -> float:
     """Return how many predictions a second, with their outcomes, workers get through while there is no end of them.
 
-    It is a backlog, written before they start. Afterwards what grows with a model's rows is as large as it will be.
+    It is a backlog, written before they start, of the same load as what comes later. What counts are verdicts that a
+    monitor has taken. Afterwards what grows with a model's rows is as large as it will be.
     """
     say(f"writing a backlog of {backlog:,} predictions and their outcomes")
     load = stage.start_load(backlog)
     _until(lambda: stage.ledger.state()["predictions"] >= backlog or not load.running, "the backlog is written", stage)
     stage.start_workers()
     low, high = (part * backlog for part in MEASURED)
-    first = last = (0.0, 0)
+    seen: list[tuple[float, float]] = []
+    done = 0.0
     moved = told = time.monotonic()
-    while last[1] < high:
-        now, done = time.monotonic(), stage.ledger.state()["verdicts"]
-        if done > last[1]:
-            last, moved = (now, done), now
-            first = first if first[1] >= low else last
+    while done < high:
+        now, before, done = time.monotonic(), done, taken(stage.ledger.state())
+        if done > before:
+            moved = now
+        seen = [*seen, (now, done)] if done >= low else [(now, done)]
         if now - told >= TELL:
             told = now
-            say(f"{done:,} of the backlog have their verdicts")
+            say(f"{done:,.0f} of the backlog are worked off")
         for member in stage.members:
             member.sample()  # looked at as later
         _check(stage)
         if not load.running or now - moved > PATIENCE:
-            raise RuntimeError(f"the backlog is not worked off: {done:,} of {backlog:,} for {now - moved:.0f} s")
+            raise RuntimeError(f"the backlog is not worked off: {done:,.0f} of {backlog:,} for {now - moved:.0f} s")
         time.sleep(0.25)
     for member in stage.members:
         _until(member.ready, f"worker {member.number} is ready", stage)
-    return (last[1] - first[1]) / max(last[0] - first[0], 0.1)
+    return speed(seen)
+
+
+def taken(state: dict[str, Any]) -> float:
+    """Return how many verdicts a monitor has taken, of what a ledger has read."""
+    return float(state["verdicts"] * (1 - state["lag"]["scored"] / max(state["scored"], 1)))
+
+
+def speed(seen: list[tuple[float, float]]) -> float:
+    """Return what was done in a second, by least squares: workers tell how far they are every few seconds only."""
+    times, done = np.array(seen).T
+    return float(np.polynomial.Polynomial.fit(times, done, 1).convert().coef[1])
 
 
 def _watch(stage: Stage, result: Soak, say: Say) -> None:

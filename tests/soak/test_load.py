@@ -12,13 +12,8 @@ COUNT = MODELS * ROWS * AGES
 
 
 def test_outcomes_turn_round_in_the_second_half_of_each_version() -> None:
-    maker = Maker(MODELS)
-    step = MODELS * ROWS // 4
-    events = [
-        event
-        for start in range(0, COUNT, step)
-        for event in maker.predictions(start, start + step, 1_790_000_000.0, start / MODELS / ROWS)
-    ]
+    maker = Maker(MODELS, ROWS)
+    events = maker.predictions(0, COUNT, 1_790_000_000.0)
     outcomes = [maker.outcome(number, 1_790_000_001.0) for number in range(COUNT)]
     assert [number for number, outcome in enumerate(outcomes) if outcome is None] == list(range(0, COUNT, NEVER))
     sent = decode_outcomes([outcome for outcome in outcomes if outcome is not None])
@@ -38,7 +33,7 @@ def test_outcomes_turn_round_in_the_second_half_of_each_version() -> None:
 
 def test_the_first_rows_of_each_group_name_as_many_versions_as_are_kept() -> None:
     named = defaultdict(set)
-    for found in decode_predictions(Maker(MODELS).predictions(0, MODELS * OLD, 1_790_000_000.0, 0.0)):
+    for found in decode_predictions(Maker(MODELS).predictions(0, MODELS * OLD, 1_790_000_000.0)):
         assert isinstance(found, Prediction)
         named[found.model, found.group].add(found.version)
     assert len(named) == 2 * MODELS
