@@ -1,16 +1,13 @@
 """The load: so many predictions a second of many models, and their outcomes, until its standard input is closed.
 
-``python -m tests.soak.load BROKER PREFIX PARTITIONS MODELS COUNT``, a process of its own. It begins with so many as
-fast as it goes; then it takes a line with the predictions a second from its standard input, and goes on with that until
-the input is closed. Each second it writes a line of JSON.
+``python -m tests.soak.load BROKER PREFIX PARTITIONS MODELS COUNT``, a process of its own. It begins with so many, an
+age in :data:`BACKLOG_AGE` seconds; then it takes a line with the predictions a second from its standard input, and goes
+on with that until the input is closed. Each second it writes a line of JSON.
 
 All models have the same life, begun at different moments: in the second half of each of its *ages*, outcomes are the
 opposite of what the model expects. Then a new version answers, for which they are as expected. An outcome comes
 :data:`DELAY` seconds after its prediction; of some predictions it never comes. The first rows are those of as many
 older versions as are kept.
-
-What is sent as fast as it goes has the timestamps of a load that went on until now, :data:`ROWS` of each model in
-:data:`BACKLOG_AGE` seconds: a worker that reads it has as much to do for each row as it has later, training included.
 """
 
 import json
@@ -18,6 +15,7 @@ import random
 import sys
 import threading
 import time
+from math import inf
 
 import confluent_kafka
 import numpy as np
@@ -31,10 +29,8 @@ DELAY = 1.0
 """Seconds between a prediction and its outcome."""
 ROWS = 1500
 """Of a model in an age."""
-BACKLOG_AGE = 40.0
-"""Seconds of an age where there is no rate."""
-BACKLOG_STEP = 0.2
-"""Seconds, by its timestamps, that a piece of the backlog is of."""
+BACKLOG_AGE = 20.0
+"""Seconds of an age before there is a rate: so many that a cooldown passes, and each drift leads to a request."""
 OLD = 3 * VERSIONS_MAX
 """Rows of a model that older versions have answered."""
 NEVER = 50
@@ -153,26 +149,30 @@ class Load:
         self.made = 0
         self.known = 0
 
-    def backlog(self, count: int, models: int, orders: Orders) -> None:
-        """Send what a load that went on until now would have sent, all but the outcomes of the last second."""
-        rate = ROWS * models / BACKLOG_AGE
-        began, passed = time.time() - count / rate, 0.0
-        while self.made < count and not orders.ended.is_set():
-            passed += BACKLOG_STEP
-            made, known = (max(0, int((passed - delay) * rate)) for delay in (0.0, DELAY))
-            self.step(min(count, made), min(count, known), began + passed)
+    def go_on(self, rate: float, until: float, orders: Orders) -> None:
+        """Send so many predictions a second, and the outcomes that are known of them, up to a number or to the end."""
+        start, began, told = self.made, time.monotonic(), float("-inf")
+        while self.made < until and not orders.ended.is_set():
+            seconds = time.monotonic() - began
+            made, known = (start + max(0, int((seconds - delay) * rate)) for delay in (0.0, DELAY))
+            self.step(int(min(made, until)), int(min(known, until)))
+            if seconds - told >= 1:
+                told = seconds
+                self.tell()
+            orders.ended.wait(TICK)
+        self.step(self.made, self.made)  # what is known of all that was predicted
 
-    def step(self, made: int, known: int, ts: float) -> None:
-        """Send predictions and outcomes up to these numbers, as of *ts*, in seconds since the epoch."""
+    def step(self, made: int, known: int) -> None:
+        """Send predictions and outcomes up to these numbers."""
         while self.made < made:
             end = min(made, self.made + PIECE)
-            events = self._maker.predictions(self.made, end, ts)
-            self._send(self._topics.predictions, range(self.made, end), events, ts)
+            events = self._maker.predictions(self.made, end, time.time())
+            self._send(self._topics.predictions, range(self.made, end), events)
             self.made = end
         while self.known < known:
-            end = min(known, self.known + PIECE)
+            end, ts = min(known, self.known + PIECE), time.time()
             numbers = range(self.known, end)
-            self._send(self._topics.outcomes, numbers, [self._maker.outcome(number, ts) for number in numbers], ts)
+            self._send(self._topics.outcomes, numbers, [self._maker.outcome(number, ts) for number in numbers])
             self.known = end
         self._producer.poll(0)
 
@@ -181,7 +181,12 @@ class Load:
         if left := self._producer.flush(120):
             self.failed.append(f"{left} events were not sent within 120 s")
 
-    def _send(self, topic: str, numbers: range, events: list[bytes] | list[bytes | None], ts: float) -> None:
+    def tell(self) -> None:
+        """Say how far it is."""
+        said = {"predictions": self.made, "outcomes": self.known, "failed": self.failed[:3]}
+        print(json.dumps(said), flush=True)  # noqa: T201
+
+    def _send(self, topic: str, numbers: range, events: list[bytes] | list[bytes | None]) -> None:
         keys = [self._maker.key(number) for number in numbers]
         places = ((murmur2(keys) & 0x7FFFFFFF) % self._partitions).tolist()
         for key, place, event in zip(keys, places, events, strict=True):
@@ -189,7 +194,7 @@ class Load:
                 continue
             while True:
                 try:
-                    self._producer.produce(topic, event, key, place, timestamp=int(ts * 1000))
+                    self._producer.produce(topic, event, key, place)
                     break
                 except BufferError:
                     self._producer.poll(0.05)
@@ -204,30 +209,15 @@ def main(broker: str, prefix: str, partitions: int, models: int, count: int) -> 
     orders = Orders()
     orders.start()
     load = Load(broker, Topics(prefix), partitions, Maker(models))
-    load.backlog(count, models, orders)
-    load.step(load.made, load.made, time.time())
-    _tell(load)
+    load.go_on(ROWS * models / BACKLOG_AGE, count, orders)
+    load.tell()
     while not (orders.rate or orders.ended.is_set()):
-        load.step(load.made, load.made, time.time())
+        load.step(load.made, load.made)
         orders.ended.wait(TICK)
-    began = told = time.monotonic()
-    while not orders.ended.is_set():
-        seconds = time.monotonic() - began
-        made, known = (count + max(0, int((seconds - delay) * orders.rate)) for delay in (0.0, DELAY))
-        load.step(made, known, time.time())
-        if time.monotonic() - told >= 1:
-            told = time.monotonic()
-            _tell(load)
-        orders.ended.wait(TICK)
-    load.step(load.made, load.made, time.time())  # what is known of all that was predicted
+    load.go_on(orders.rate, inf, orders)
     load.close()
-    _tell(load)
+    load.tell()
     return int(bool(load.failed))
-
-
-def _tell(load: Load) -> None:
-    said = {"predictions": load.made, "outcomes": load.known, "failed": load.failed[:3]}
-    print(json.dumps(said), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
