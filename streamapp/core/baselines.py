@@ -118,7 +118,8 @@ class Baselines:
         self._incumbent = Known()
         self._series = Series(reach)
         self._ids = Ids()
-        self._horizon = -np.inf
+        self.horizon = -np.inf
+        """Log time that no question is about any more, as :meth:`trim` was told."""
 
     def judge(self, asked: Asked, classes: Classes) -> Floats:
         """Return what each baseline lost on each row, then make the rows' outcomes known.
@@ -145,16 +146,16 @@ class Baselines:
 
     def trim(self, horizon: float) -> bool:
         """Forget what no prediction logged at *horizon* or later can ask; return whether there was something."""
-        self._horizon = horizon
+        self.horizon = horizon
         trimmed = self._incumbent.trim(horizon)
         if self._known.trim(horizon):
             self._ids = Ids(self._known.ids)
             return True
         return trimmed
 
-    def may_trim(self, horizon: float) -> bool:
-        """Tell whether :meth:`trim` may find something, at a glance."""
-        return self._known.may_trim(horizon) or self._incumbent.may_trim(horizon)
+    def would_trim(self, horizon: float) -> bool:
+        """Tell whether :meth:`trim` would find something, at a glance."""
+        return self._known.would_trim(horizon) or self._incumbent.would_trim(horizon)
 
     def take(self) -> dict[str, bytes | None]:
         """Return the checkpoint entries that have changed since the last time, None for those to be deleted."""
@@ -206,7 +207,7 @@ class Baselines:
             words, code = piece.words, piece.series[start:end][new].tolist()
             for series, time, value in zip(code, known.tolist(), truth.tolist(), strict=True):
                 if series >= 0:
-                    self._series.put(words[series], time, value, self._horizon)
+                    self._series.put(words[series], time, value, self.horizon)
         if piece.told is not None:
             told = piece.told[start:end]
             if told.any():

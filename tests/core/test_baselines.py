@@ -339,6 +339,23 @@ def test_trimming_changes_no_answer_that_can_still_be_asked_for():
         )
 
 
+@given(st.lists(st.tuples(st.integers(1, 900), st.floats(0.0, 40.0)), min_size=1, max_size=15), st.integers(1, 40))
+def test_what_would_be_trimmed_is_trimmed_and_nothing_else(steps, reach):
+    past = Known(classes=2, reach=reach)
+    time = 0.0
+    for count, seconds in steps:
+        past.put(time + np.linspace(0.0, seconds, count), np.zeros(count))
+        time += seconds
+        for horizon in (time - 30.0, time - 10.0, time):
+            before, would = len(past), past.would_trim(horizon)
+            # As it is told: what no question needs, in whole pages, once that is a page and a quarter of all.
+            needless = int(np.count_nonzero(past._times[:before] < horizon)) - reach
+            drop = max(needless, 0) // PAGE * PAGE
+            assert would == (drop >= max(PAGE, before // 4))
+            assert past.trim(horizon) == would
+            assert len(past) == before - (drop if would else 0)
+
+
 def test_median_is_over_the_newest_outcomes():
     rng = np.random.default_rng(6)
     values = rng.normal(size=known_module.MEDIAN_OF + 500)

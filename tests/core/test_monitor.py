@@ -12,7 +12,8 @@ from streamapp.core import quantiles
 from streamapp.core.events import Arrivals, GroupArrivals, Position, RetrainRequest, Signal, Tick, Verdict
 from streamapp.core.losses import LARGEST
 from streamapp.core.monitor import Monitor
-from streamapp.core.monitoring import model
+from streamapp.core.monitoring import known, model
+from streamapp.core.monitoring.books import Books
 from streamapp.core.monitoring.clock import Clock
 from streamapp.core.monitoring.findings import look_closely
 from streamapp.core.monitoring.model import ModelMonitor
@@ -753,6 +754,70 @@ def test_report_does_not_change_with_later_messages():
     assert report.losses["error"][1] == 80
     assert report.baseline_losses["persistence", "error"][1] == report.baseline_losses["majority", "error"][1]
     assert report.updated == 80.0
+
+
+FORGETFUL = ModelSettings(
+    detectors=(), outcome_window=10.0, grace=1.0, remember=1.0, baselines=("prior", "persistence", {"seasonal": 3})
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 150), st.integers(0, 3), st.floats(0.0, 15.0), st.booleans()), min_size=5, max_size=40
+    ),
+    st.sampled_from([None, "s"]),
+    st.integers(0, 99),
+    st.sampled_from([0.0, 30.0]),
+)
+def test_what_is_forgotten_does_not_depend_on_who_looks_when(steps, series, seed, stray):
+    rng = np.random.default_rng(seed)
+    applied, held = Log(FORGETFUL), Log(FORGETFUL)
+    at = 1000.0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(known, "PAGE", 16)  # so that a few rows are enough to be forgotten
+        for size, ticks, seconds, looked_at in steps:
+            late = np.where(rng.random(size) < 0.1, rng.uniform(0.0, 60.0 + stray, size), 0.0)
+            rows = [
+                Row(
+                    outcome=bool(rng.random() < 0.3),
+                    scores=0.5,
+                    ts=at - back,
+                    log_time=at - back - 1.0,
+                    outcome_log_time=at - back,
+                    id_hash=int(rng.integers(1, 1 << 62)),
+                    series=series,
+                )
+                for back in late.tolist()
+            ]
+            at += seconds
+            for message in [batch(rows), *(Tick(partition=0, log_time=at + tick) for tick in range(ticks))]:
+                applied.apply(message)
+                held.hold(message)
+                if looked_at:
+                    held.monitor.report()
+        held.release()
+        assert held.monitor.report() == applied.monitor.report()
+        assert held.monitor.summary() == applied.monitor.summary()
+        assert held.monitor.take(1 << 30) == applied.monitor.take(1 << 30)
+
+
+def test_ticks_leave_rows_alone_but_for_once_in_a_while(monkeypatch):
+    settled = []
+    enter = Books.enter
+    monkeypatch.setattr(
+        Books, "enter", lambda self, *rows, **how: (settled.append(len(rows[0])), enter(self, *rows, **how))
+    )
+    log = Log(msgspec.structs.replace(FORGETFUL, baselines=("prior", "persistence")))
+    for i in range(1000):  # of a second each: what can be asked for goes back 72 of them
+        rows = [Row(outcome=True, scores=0.5, ts=i + k / 60, id_hash=60 * i + k) for k in range(60)]
+        log.hold(batch(rows))
+        for tick in range(4):
+            log.hold(Tick(partition=0, log_time=i + tick / 4))
+    log.release()
+    # By 2048 of them, and where a page of outcomes, or a quarter of all, can be forgotten.
+    assert len(settled) < 60
+    assert len(log.monitor.take()[b"model/fraud/known/all/head"]) > 0
 
 
 def test_state_is_bounded_when_time_goes_on():

@@ -28,6 +28,8 @@ WAIT: Final = 2048
 """Rows that wait at most: after so many, what each call costs is little beside what the rows do."""
 SLACK: Final = 60.0
 """Seconds beyond window, grace and memory of ids for which known outcomes are kept."""
+STEP: Final = 10.0
+"""Seconds of log time after which it is looked again at what can be forgotten: each look settles what waits."""
 
 
 class Note(NamedTuple):
@@ -102,7 +104,8 @@ class Books:
             return False
         horizon = self._horizon(now)
         # Where this says no, trimming before them is the same as trimming after them.
-        return self._serial or not self._oldest >= horizon or self.baselines.may_trim(horizon)
+        serial = self._serial and horizon != self.baselines.horizon
+        return serial or not self._oldest >= horizon or self.baselines.would_trim(horizon)
 
     def trim(self, now: float) -> bool:
         """Forget what no prediction can ask any more, at a log time of *now*; return whether there was something."""
@@ -110,7 +113,8 @@ class Books:
 
     def _horizon(self, now: float) -> float:
         settings = self._settings
-        return now - (settings.outcome_window + settings.grace + settings.remember + SLACK)
+        horizon = now - (settings.outcome_window + settings.grace + settings.remember + SLACK)
+        return horizon // STEP * STEP
 
     def settle(self) -> None:
         """Bring everything up to date."""

@@ -152,9 +152,13 @@ class Known:
         result[some] = medians[place[some] - 1]
         return result
 
-    def may_trim(self, horizon: float) -> bool:
-        """Tell whether :meth:`trim` may drop points, at a glance: so many would have to lie before the horizon."""
-        lowest = max(PAGE, self._n // 4) + self._reach
+    def would_trim(self, horizon: float) -> bool:
+        """Tell whether :meth:`trim` would drop points, at a glance.
+
+        Further points of *horizon* or later do not make it drop any where it would not have.
+        """
+        least = _whole_pages(self._start + max(PAGE, self._n // 4) + PAGE - 1) - self._start
+        lowest = least + self._reach
         return lowest <= self._n and bool(self._times[lowest - 1] < horizon)
 
     def trim(self, horizon: float) -> bool:
@@ -162,13 +166,10 @@ class Known:
 
         Only when they are many: a page at least, and a quarter of all.
         """
-        if not self.may_trim(horizon):
+        if not self.would_trim(horizon):
             return False
         needless = int(np.searchsorted(self._times[: self._n], horizon)) - self._reach
-        # Whole pages, so that a page of the checkpoint keeps its points.
-        drop = (self._start + max(needless, 0)) // PAGE * PAGE - self._start
-        if drop < PAGE or drop < self._n // 4:
-            return False
+        drop = _whole_pages(self._start + needless) - self._start
         self._base = self._sums[drop - 1].copy()
         if self._medians is not None:
             self._medians.up_to(self._n, self._values)
@@ -279,6 +280,11 @@ class Known:
             steps[np.arange(1, len(steps)), values.astype(np.intp)] = 1.0
         np.add.accumulate(steps, axis=0, out=steps)
         self._sums[first : self._n] = steps[1:]
+
+
+def _whole_pages(points: int) -> int:
+    """Return how many of the first points ever are whole pages: so a page of the checkpoint keeps its points."""
+    return points // PAGE * PAGE
 
 
 class _Medians:
