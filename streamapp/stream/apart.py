@@ -7,10 +7,23 @@ from functools import cache, partial
 from typing import Any, TypeVar
 
 from streamapp.config import ProcessConfig
-from streamapp.stream.producer import Acknowledged, Producer, Record, producer
+from streamapp.stream.deadline import within
+from streamapp.stream.producer import (
+    COMMIT_DEADLINE,
+    START_DEADLINE,
+    STOP_DEADLINE,
+    Acknowledged,
+    CommitFailed,
+    Producer,
+    Record,
+    producer,
+)
 
 PRODUCERS = "producers"
 """Name of their thread."""
+
+MARGIN = 5.0
+"""Seconds beyond the deadline of what is done there."""
 
 _T = TypeVar("_T")
 
@@ -23,12 +36,22 @@ class LoopThread:
     """
 
     def __init__(self, name: str) -> None:
+        self._name = name
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name=name, daemon=True).start()
 
-    async def run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Return what *work* returns there; where nobody waits for it any more, it is cancelled there."""
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+    async def run(self, work: Coroutine[Any, Any, _T], deadline: float) -> _T:
+        """Return what *work* returns there; where nobody waits for it any more, it is cancelled there.
+
+        Raises:
+            CommitFailed: it has not ended within *deadline* seconds: what is done there has deadlines of its own, so
+                nothing is done there any more.
+        """
+        there = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+        try:
+            return await within(deadline + MARGIN, there)
+        except TimeoutError:
+            raise CommitFailed(f"the loop of the {self._name} does not answer") from None
 
 
 class ProducerApart:
@@ -49,7 +72,7 @@ class ProducerApart:
 
     async def start(self) -> None:
         """Take the task over."""
-        await self._home.run(self._start())
+        await self._home.run(self._start(), START_DEADLINE)
 
     async def _start(self) -> None:
         self._producer = self._make()
@@ -58,12 +81,12 @@ class ProducerApart:
     async def commit(self, records: Sequence[Record]) -> Acknowledged:
         """Send all records and commit them."""
         assert self._producer is not None
-        return await self._home.run(self._producer.commit(records))
+        return await self._home.run(self._producer.commit(records), COMMIT_DEADLINE)
 
     async def stop(self) -> None:
         """Close the connections, where there are any."""
         if self._producer is not None:
-            await self._home.run(self._producer.stop())
+            await self._home.run(self._producer.stop(), STOP_DEADLINE)
 
 
 @cache

@@ -83,6 +83,8 @@ class App(faust.App):
             config, settings, roles, recoveries=lastwords.before(os.environ), leave=self._leave_process
         )
         self.view = View(self.runtime)
+        self._owns = False
+        """Partitions were assigned, and have not been revoked since."""
         self.roles = roles
         self._parent = int(os.environ[SUPERVISED]) if os.environ.get(SUPERVISED) else None
         self.on_partitions_revoked.connect(self._revoked)
@@ -165,10 +167,17 @@ class App(faust.App):
         except Exception as error:  # nothing relies on it
             logger.debug("group positions not committed: %r", error)
 
+    async def _on_partitions_assigned(self, assigned: Any, generation_id: int = 0) -> None:
+        self._owns = True
+        await super()._on_partitions_assigned(assigned, generation_id)
+
     async def _revoked(self, *_: Any, **__: Any) -> None:
+        self._owns = False
         await self.runtime.revoke()
         await self.view.refresh()  # counters of the process keep what models that go elsewhere had counted here
 
     async def _assigned(self, *_: Any, **__: Any) -> None:
+        if not self._owns:
+            return  # Faust was late to say so: it has been revoked since, and another assignment follows
         await self.runtime.assign(self.consumer.assignment())
         await self.view.refresh()

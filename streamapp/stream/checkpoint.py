@@ -257,6 +257,9 @@ class Checkpoint:
     def records(self, entries: Mapping[bytes, bytes | None], marks: Mapping[TP, InputMark]) -> list[Record]:
         """Return the records that store changed entries (None: removed) together with the marks."""
         for key, value in entries.items():
+            if value is not None and len(value) > MAX_VALUE:
+                raise CheckpointError(f"{self}: the value of {key!r} has {len(value)} bytes; {MAX_VALUE} is the most")
+        for key, value in entries.items():
             self._add(key, value)
         inputs = {tp.topic: mark for tp, mark in marks.items()}
         self._inputs = _Inputs(
@@ -265,8 +268,6 @@ class Checkpoint:
         values: dict[bytes, bytes | None] = {**entries, INPUT: msgspec.msgpack.encode(self._inputs)}
         for key, value in values.items():
             size = len(value) if value is not None else 0
-            if size > MAX_VALUE:
-                raise CheckpointError(f"{self}: the value of {key!r} has {size} bytes; {MAX_VALUE} is the most")
             self.bytes += size - self._sizes.get(key, 0)
             self._sizes[key] = size
             if value is None:

@@ -128,8 +128,11 @@ class LearnerTask(Task):
         except DecodeError as error:
             logger.warning("%s: request at offset %d refused: %s", self, record.offset, error)
             self._refuse(record, error)
-        except Exception as error:
-            self.failure, self._failed_at = error, record.offset
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # also what code below Python panics with: nobody else would hear of it
+            self.failure = error if isinstance(error, Exception) else RuntimeError(repr(error))
+            self._failed_at = record.offset
             return
         self._done.add(record.offset)
         self._jobs.pop(record.offset, None)

@@ -4,11 +4,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import takewhile
 
+from faust.types import TP
+
 from streamapp.core.events import Position, RetrainRequest, Signal
 from streamapp.core.monitor import Monitor
 from streamapp.core.report import ModelReport
 from streamapp.errors import DecodeError
 from streamapp.stream.breathing import breathing
+from streamapp.stream.checkpoint import InputMark
 from streamapp.stream.cloudevents import cloud_event
 from streamapp.stream.codec import decode_scored
 from streamapp.stream.producer import Record
@@ -100,6 +103,12 @@ class MonitorTask(Task):
         if forgotten := self.monitor.take_forgotten():
             self._release()
             self._forget(forgotten)
+
+    def stored_marks(self) -> Mapping[TP, InputMark]:
+        """Return the position: while some models are brought up to date, that from which on all is new."""
+        (tp,) = self.inputs
+        mark = self.marks[tp]
+        return {tp: mark.at(max(mark.position, self._committed))}
 
     def _forget(self, names: list[tuple[str, str | None]]) -> None:
         """Drop what else there is of models and groups that have been silent for too long."""

@@ -1,7 +1,6 @@
 """Read a stretch of a partition from outside the consumer group: checkpoints, re-reads, what a learner asks for."""
 
 import asyncio
-import contextlib
 import sys
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -135,8 +134,10 @@ class Reader:
     async def _columns(self, tp: TopicPartition) -> Records:
         fetcher = self._consumer._fetcher
         if tp not in fetcher._records:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(fetcher._create_fetch_waiter(), POLL)
+            waiter = fetcher._create_fetch_waiter()
+            # Not wait_for, which may answer a cancellation with what came at the same moment.
+            await asyncio.wait({waiter}, timeout=POLL)
+            waiter.cancel()
         fetched = fetcher._records.pop(tp, None)
         fetcher._notify(fetcher._wait_consume_future)
         if fetched is None:

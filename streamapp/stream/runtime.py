@@ -44,7 +44,9 @@ TASKS: dict[Role, Callable[[int, Surroundings], Task]] = {
 BEHIND = 8
 """Commit intervals between two commits of a task that is far behind."""
 FINAL_COMMIT_DEADLINE = 5.0
-SHUTDOWN_DEADLINE = 10.0
+GROUP_DEADLINE = 2.0
+"""For the group to hear of our positions, and that we leave: nothing relies on either."""
+SHUTDOWN_DEADLINE = 15.0
 
 TaskKey = tuple[Role, int]
 
@@ -174,10 +176,15 @@ class Runtime:
                 logger.info("%s: given up", self.tasks[key])
                 await self._quietly(self.tasks.pop(key).close())
             fresh = [key for key in wanted if key not in self.tasks]
-            await asyncio.gather(
+            # With the results, since it then waits for all of them, also where it is cancelled.
+            ended = await asyncio.gather(
                 self.parking.recognise(),
                 *(self._open(role, partition) for role, partition in fresh),
+                return_exceptions=True,
             )
+            for error in ended:
+                if isinstance(error, BaseException):
+                    raise error
         for task in self.tasks.values():
             task.progressed = self.around.monotonic()
         if self.ending is None and self._shutting_down is None:
@@ -207,6 +214,8 @@ class Runtime:
             return
         try:
             await task.open()
+            if _cancelled():
+                raise asyncio.CancelledError  # what it waited for came at the same moment, and won
         except CheckpointError as error:
             self.parking.park(task, "checkpoint", str(error))
         except asyncio.CancelledError:
@@ -288,6 +297,10 @@ class Runtime:
             on = task.applying or batch
             records = f"{on.tp.topic}[{on.tp.partition}] offsets {on.start} to {on.end - 1}"
             await self._failures.failed(task, error, f"failed on {records}")
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # what code below Python panics with
+            self.end(f"{task or key}: failed: {error!r}", error)
 
     async def _seek(self, stray: Misaligned) -> None:
         if self._suspended:
@@ -388,6 +401,9 @@ class Runtime:
                     return
                 if self.tasks.get((task.role, task.partition)) is not task or not task.wants_commit:
                     return
+                if task.torn:
+                    self.end(f"{task}: what it was at was broken off: its memory cannot be trusted", role=task.role)
+                    return
                 await task.prepare()
                 taken = task.take()
                 await asyncio.sleep(0)
@@ -465,16 +481,25 @@ class Runtime:
                 self._exit_code = 1
                 self.ending = self.ending or f"the final commits took more than {FINAL_COMMIT_DEADLINE:g} s"
                 logger.warning("%s: work resumes from the last ones", self.ending)
-            await self._quietly(self.commit_group())
+            await self._quietly(within(GROUP_DEADLINE, self.commit_group()))
             if self.ending is None:
                 names = ", ".join(sorted(str(task) for task in self.tasks.values() if task.parked is None))
                 logger.info("final checkpoints written: %s", names or "no tasks")
         self.ending = self.ending or "stopped"
         await asyncio.gather(*(self._quietly(task.close()) for task in self.tasks.values()))
         if self._consumer is not None:
-            await self._quietly(self._consumer.leave())
+            try:
+                await within(GROUP_DEADLINE, self._consumer.leave())
+            except Exception as error:  # in the middle of a rebalance it is answered when that ends
+                logger.info("the group does not know yet: others take over after its session timeout (%r)", error)
 
     @staticmethod
     async def _quietly(work: Awaitable[object]) -> None:
         with contextlib.suppress(Exception):
             await work
+
+
+def _cancelled() -> bool:
+    """Tell whether somebody has asked what runs here to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

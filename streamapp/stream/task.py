@@ -8,7 +8,6 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from time import monotonic
 from typing import Any
 
@@ -122,6 +121,8 @@ class Task(ABC):
         self.producer = around.producer(around.config, self.role, partition)
         self.checkpoint = Checkpoint(around.topics.checkpoints(self.role), partition)
         self._dirty = False
+        self._taken = False
+        """Something was taken, and nobody has said that it is committed."""
 
     def __str__(self) -> str:
         """Return the task's name, as logs and metrics show it."""
@@ -260,11 +261,29 @@ class Task(ABC):
         outputs, entries = self.outcome()
         self._dirty = False
         self.waiting = 0
-        marks = self.stored_marks()
+        self._taken = True
+        return self._records(outputs, entries, dict(self.marks), dict(self.stored_marks()))
+
+    def _records(
+        self,
+        outputs: Iterable[Record],
+        entries: Mapping[bytes, bytes | None],
+        marks: Mapping[TP, InputMark],
+        stored: Mapping[TP, InputMark],
+    ) -> Iterator[Record]:
+        # The checkpoint last: where an output cannot be made, the failure is noted beside what was written before.
+        yield from outputs
         failure = self.checkpoint.failure
-        if failure is not None and marks[TP(failure.topic, self.partition)].position >= failure.end:
-            self.checkpoint.failure = None
-        return chain(outputs, self.checkpoint.records(entries, marks))
+        if failure is not None:
+            tp = TP(failure.topic, self.partition)
+            if min(marks[tp].position, stored[tp].position) >= failure.end:
+                self.checkpoint.failure = None
+        yield from self.checkpoint.records(entries, stored)
+
+    @property
+    def torn(self) -> bool:
+        """Whether something was broken off: a batch, or what was taken and is neither committed nor refused."""
+        return self.applying is not None or self._taken
 
     def stored_marks(self) -> Mapping[TP, InputMark]:
         """Return what the checkpoint is to say of the inputs."""
@@ -276,6 +295,7 @@ class Task(ABC):
 
     def acknowledged(self, answer: Acknowledged) -> None:
         """Hear that what was last taken is committed."""
+        self._taken = False
         self.commits += 1
         self.committed_at = self.around.monotonic()
 

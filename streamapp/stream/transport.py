@@ -334,7 +334,10 @@ class Consumer(driver.Consumer):
 
     def withheld(self, tp: TP) -> int | None:
         """Return the offset from which on a transaction that is open holds records back, None where none does."""
-        return self._thread.withheld(tp)
+        try:
+            return self._thread.withheld(tp)
+        except Exception:  # the partition has been taken away meanwhile
+            return None
 
     async def _drain_messages(self, fetcher: Any) -> None:
         while not (self.should_stop or fetcher.should_stop):

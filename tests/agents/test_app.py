@@ -134,3 +134,36 @@ def test_an_agent_goes_on_after_a_batch_that_nobody_owns(tmp_path: Path) -> None
         assert app.runtime.tasks["monitor", 0].position(TP("t.scored", 0)) == 1
 
     run(work())
+
+
+def test_an_assignment_that_faust_tells_of_after_it_was_revoked_is_not_taken_up(tmp_path: Path) -> None:
+    app = create_app(environ(tmp_path))
+    heard: list[str] = []
+
+    class Runtime:
+        async def assign(self, assignment: Any) -> None:
+            heard.append("assign")
+
+        async def revoke(self) -> None:
+            heard.append("revoke")
+
+    async def nothing(*_: Any) -> None:
+        pass
+
+    app.runtime = Runtime()  # type: ignore[assignment]
+    app.view.refresh = nothing  # type: ignore[method-assign]
+    app.consumer = MemoryConsumer(Broker())
+    app._on_rebalance_when_stopped = lambda: None  # type: ignore[method-assign]
+    app._stopped.set()  # Faust itself has nothing to do with it
+
+    async def work() -> None:
+        await app._on_partitions_assigned({TP("t.scored", 0)})
+        await app._assigned()
+        await app._on_partitions_assigned({TP("t.scored", 1)})
+        await app._revoked()
+        await app._assigned()  # of the second, which is over
+        await app._on_partitions_assigned({TP("t.scored", 2)})
+        await app._assigned()
+
+    run(work())
+    assert heard == ["assign", "revoke", "assign"]

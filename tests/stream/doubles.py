@@ -235,6 +235,9 @@ class MemoryConsumer:
         """Where one is open, by partition."""
         self.flows = True
         self.left = False
+        self.leave_gate = asyncio.Event()
+        """The group answers only then."""
+        self.leave_gate.set()
 
     def assignment(self) -> set[TP]:
         return set(self.assigned)
@@ -273,6 +276,7 @@ class MemoryConsumer:
         self.flows = False
 
     async def leave(self) -> None:
+        await self.leave_gate.wait()
         self.left = True
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from streamapp.config import ProcessConfig
+from streamapp.stream import apart
 from streamapp.stream.apart import LoopThread, ProducerApart, producer_apart
 from streamapp.stream.producer import Acknowledged, CommitFailed, Record
 from tests.stream.doubles import run
@@ -108,6 +109,22 @@ def test_who_gives_a_commit_up_cancels_it(home: LoopThread) -> None:
         with pytest.raises(asyncio.CancelledError):
             await committing
         assert await asyncio.to_thread(there.cancelled.wait, 20)
+
+    run(work())
+
+
+def test_a_commit_on_a_loop_that_does_not_answer_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "COMMIT_DEADLINE", 0.01)
+    monkeypatch.setattr(apart, "MARGIN", 0.01)
+    home = LoopThread("of a test that blocks it")
+    gate = threading.Event()
+
+    async def work() -> None:
+        producer, there = await started(home)
+        there.loop.call_soon_threadsafe(gate.wait)
+        with pytest.raises(CommitFailed, match="of a test that blocks it does not answer"):
+            await producer.commit([RECORD])
+        gate.set()
 
     run(work())
 

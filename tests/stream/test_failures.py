@@ -1,6 +1,7 @@
 """What a bug cannot pass parks one task after three tries, whoever made them, and says which record it is."""
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from streamapp.stream.failures import TRIES
 from streamapp.stream.joining import JoinerTask
 from streamapp.stream.learning import LearnerTask
 from streamapp.stream.monitoring import MonitorTask
-from streamapp.stream.producer import CommitFailed
+from streamapp.stream.producer import CommitFailed, Record
 from streamapp.stream.runtime import TASKS
 from streamapp.stream.transport import EndProof
 from streamapp.stream.view import readiness, snapshot
@@ -58,6 +59,24 @@ class CannotSay(CannotRead):
         if BAD not in self.left_out and self.joiner.totals["predictions"]["read"] > BAD:
             raise RuntimeError("boom")
         return super().outcome()
+
+
+class CannotEncode(CannotRead):
+    """Fails only when what follows from that prediction is encoded, one by one."""
+
+    def digest(self, batch: Any) -> None:
+        JoinerTask.digest(self, batch)
+
+    def outcome(self) -> Any:
+        outputs, state = super().outcome()
+        bad = BAD not in self.left_out and self.joiner.totals["predictions"]["read"] > BAD
+
+        def encoded() -> Iterator[Record]:
+            yield from outputs
+            if bad:
+                raise RuntimeError("boom")
+
+        return encoded(), state
 
 
 class CannotApply(MonitorTask):
@@ -151,6 +170,7 @@ DEFECTS: list[Any] = [
     ({"joiner": CannotRead}, "joiner-0", PREDICTIONS),
     ({"joiner": CannotSettle}, "joiner-0", PREDICTIONS),
     ({"joiner": CannotSay}, "joiner-0", PREDICTIONS),
+    ({"joiner": CannotEncode}, "joiner-0", PREDICTIONS),
     ({"monitor": CannotApply}, "monitor-0", SCORED),
 ]
 

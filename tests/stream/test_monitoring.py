@@ -164,8 +164,8 @@ def test_a_dead_letter_is_not_written_again_after_a_restart(bench: Bench) -> Non
     assert [letter.value for letter in run(work())] == [b"bad", b"worse"]
 
 
-def test_models_that_did_not_fit_into_a_commit_are_brought_up_to_date_from_the_log(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
+def many_models(bench: Bench) -> list[str]:
+    """Append so many rows of models, each twice, that one commit has no room for all of them; return their names."""
     draw = random.Random(1)
     models = [f"model-{number}" for number in range(60)]
     for model in [*models, *models]:
@@ -175,6 +175,31 @@ def test_models_that_did_not_fit_into_a_commit_are_brought_up_to_date_from_the_l
             for i in range(500)
         ]
         bench.broker.append(SCORED.topic, encode_scored(batch(rows, model=model)), key=model.encode(), at=START + end)
+    return models
+
+
+def test_a_dead_letter_is_not_written_again_where_a_restart_falls_into_catching_up(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    models = many_models(bench)
+    bench.broker.append(SCORED.topic, b"bad", at=START + 200)
+
+    async def work() -> list[Record]:
+        before = await opened(bench)
+        said = await through(bench, before, len(models))
+        said += await through(bench, before, 2 * len(models) + 1)
+        catching_up = await opened(bench)
+        start = catching_up.position(SCORED)
+        assert start < 2 * len(models)
+        said += await through(bench, catching_up, start + 1)
+        return said + await through(bench, await opened(bench), 2 * len(models) + 1)
+
+    letters = [record for record in run(work()) if record.topic == "t.dead-letters"]
+    assert [letter.value for letter in letters] == [b"bad"]
+
+
+def test_models_that_did_not_fit_into_a_commit_are_brought_up_to_date_from_the_log(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    models = many_models(bench)
 
     async def work() -> None:
         before = await opened(bench)

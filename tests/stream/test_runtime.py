@@ -15,6 +15,7 @@ from streamapp.config import ROLES
 from streamapp.core.events import BeforeAfter, RetrainRequest, ScoredRange, Tick, Window
 from streamapp.core.settings import Settings
 from streamapp.errors import CheckpointError, ConfigError
+from streamapp.stream import runtime
 from streamapp.stream.codec import encode_event, encode_scored
 from streamapp.stream.joining import FULL_BYTES, FULL_ROWS, MANY_ROWS, MOST_ROWS, JoinerTask
 from streamapp.stream.learning import LearnerTask
@@ -736,6 +737,25 @@ def test_a_commit_that_fails_while_stopping_exits_1(stage: Stage) -> None:
     run(work())
     assert stage.exits == [1]
     assert stage.consumer.left
+
+
+@pytest.mark.parametrize("gate", ["group_gate", "leave_gate"])
+def test_a_group_that_does_not_answer_does_not_keep_a_process_from_ending_in_order(
+    stage: Stage, gate: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "GROUP_DEADLINE", 0.01)
+
+    async def work() -> None:
+        await stage.own("monitor-0")
+        await stage.ticks(0, 2)
+        getattr(stage.consumer, gate).clear()
+        stage.runtime.stop()
+        await until(lambda: stage.exits)
+
+    run(work())
+    assert stage.exits == [0]
+    assert stage.position("monitor-0") == 2
+    assert all(producer.stopped for producer in stage.broker.producers)
 
 
 def test_stopping_before_anything_was_assigned_exits_0(tmp_path: Path) -> None:
