@@ -25,6 +25,7 @@ from streamapp.stream.producer import Record
 from streamapp.stream.quarantine import QUARANTINED
 from streamapp.stream.reader import Reader
 from streamapp.stream.recent import Recent
+from streamapp.stream.records import Records, Row
 from streamapp.stream.task import Surroundings, Task
 from streamapp.stream.transport import Batch
 
@@ -205,7 +206,7 @@ class LearnerTask(Task):
             start = max(request.scored.from_, await reader.beginning(topic, partition))
             async for records in _readable(reader, topic, partition, start):
                 for record in records:
-                    at = float(record.timestamp) / 1000
+                    at = record.timestamp / 1000
                     # What other models did is most of what is read, and decoding it would be most of the work.
                     message = _decoded(record) if record.key == key else None
                     if isinstance(message, ScoredBatch):
@@ -279,7 +280,7 @@ class LearnerTask(Task):
         await super().close()
 
 
-def _decoded(record: Any) -> Scored | None:
+def _decoded(record: Row) -> Scored | None:
     """Return the message in a record of ``scored``, None where it cannot be read: the monitor keeps those."""
     try:
         return decode_scored(record.value if record.value is not None else b"")
@@ -287,14 +288,14 @@ def _decoded(record: Any) -> Scored | None:
         return None
 
 
-async def _readable(reader: Reader, topic: str, partition: int, start: int) -> AsyncIterator[list[Any]]:
+async def _readable(reader: Reader, topic: str, partition: int, start: int) -> AsyncIterator[Records]:
     """Yield the records of ``scored`` from *start* on, without end.
 
     Raises:
         DecodeError: there are none: the topic was made anew, or retention was faster than we.
     """
     try:
-        async for records, _ in reader.read(topic, partition, start, follow=True):
+        async for records, _ in reader.columns(topic, partition, start, follow=True):
             yield records
     except CheckpointError as error:
         raise DecodeError(str(error), reason="out_of_range") from error

@@ -97,7 +97,7 @@ class Reader:
             fetcher._max_partition_fetch_bytes = usual
 
     async def read(
-        self, topic: str, partition: int, start: int | None = None, end: int | None = None, *, follow: bool = False
+        self, topic: str, partition: int, start: int | None = None, end: int | None = None
     ) -> AsyncIterator[tuple[list[Any], int]]:
         """Yield lists of records and the position behind each, from *start* to *end*.
 
@@ -106,7 +106,6 @@ class Reader:
             partition: Its number.
             start: First offset; None: the oldest there is.
             end: First offset that is no longer wanted; None: up to the last stable offset at the time it is reached.
-            follow: Never end: wait for what comes.
 
         Raises:
             CheckpointError: *start* is no longer, or not yet, in the log; or the log ends before *end*.
@@ -114,17 +113,26 @@ class Reader:
         """
         if start is None:
             start = await self.beginning(topic, partition)
-        async for part in self._stretch(self._objects, TopicPartition(topic, partition), start, end, follow=follow):
+        async for part in self._stretch(self._objects, TopicPartition(topic, partition), start, end, follow=False):
             yield part
 
-    async def columns(self, topic: str, partition: int, start: int, end: int) -> AsyncIterator[tuple[Records, int]]:
+    async def columns(
+        self, topic: str, partition: int, start: int, end: int | None = None, *, follow: bool = False
+    ) -> AsyncIterator[tuple[Records, int]]:
         """Yield the same as :meth:`read` as columns, in a fraction of its time.
+
+        Args:
+            topic: Full name.
+            partition: Its number.
+            start: First offset.
+            end: As for :meth:`read`.
+            follow: Never end: wait for what comes.
 
         Raises:
             CheckpointError: as :meth:`read`.
             NoAnswer: likewise.
         """
-        async for part in self._stretch(self._columns, TopicPartition(topic, partition), start, end, follow=False):
+        async for part in self._stretch(self._columns, TopicPartition(topic, partition), start, end, follow=follow):
             yield part
 
     async def _objects(self, tp: TopicPartition) -> list[Any]:

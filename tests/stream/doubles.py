@@ -145,8 +145,10 @@ class MemoryReader:
             return records[0] if records and records[0].offset == offset else None
         return None
 
-    async def columns(self, topic: str, partition: int, start: int, end: int) -> AsyncIterator[tuple[Records, int]]:
-        async for records, position in self.read(topic, partition, start, end):
+    async def columns(
+        self, topic: str, partition: int, start: int, end: int | None = None, *, follow: bool = False
+    ) -> AsyncIterator[tuple[Records, int]]:
+        async for records, position in self.read(topic, partition, start, end, follow=follow):
             yield Records.of(records), position
 
     async def read(
