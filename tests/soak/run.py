@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from benchmarks.report import machine
 from tests.soak.stage import Size, Stage
 
@@ -20,7 +18,7 @@ FIRST_RESTART = 10.0
 PATIENCE = 90.0
 FULL = 3000
 """Rows of a model after which its state is as large as it will be: windows, references, what baselines know."""
-MEASURED = (0.15, 0.9)
+MEASURED = 0.9
 """The part of the backlog that the capacity is measured on: after it partitions run dry one by one."""
 SHORTEST_PERIOD, LONGEST_PERIOD = 60.0, 300.0
 
@@ -113,15 +111,15 @@ def fill(stage: Stage, backlog: int, say: Say) -> float:
     load = stage.start_load(backlog)
     _until(lambda: stage.ledger.state()["predictions"] >= backlog or not load.running, "the backlog is written", stage)
     stage.start_workers()
-    low, high = (part * backlog for part in MEASURED)
-    seen: list[tuple[float, float]] = []
-    done = 0.0
+    began, done = None, 0.0
     moved = told = time.monotonic()
-    while done < high:
-        now, before, done = time.monotonic(), done, taken(stage.ledger.state())
+    while done < MEASURED * backlog:
+        now, before, state = time.monotonic(), done, stage.ledger.state()
+        done = taken(state)
+        if began is None and state["verdicts"]:
+            began = now
         if done > before:
             moved = now
-        seen = [*seen, (now, done)] if done >= low else [(now, done)]
         if now - told >= TELL:
             told = now
             say(f"{done:,.0f} of the backlog are worked off")
@@ -133,18 +131,13 @@ def fill(stage: Stage, backlog: int, say: Say) -> float:
         time.sleep(0.25)
     for member in stage.members:
         _until(member.ready, f"worker {member.number} is ready", stage)
-    return speed(seen)
+    assert began is not None
+    return done / max(moved - began, 0.1)
 
 
 def taken(state: dict[str, Any]) -> float:
     """Return how many verdicts a monitor has taken, of what a ledger has read."""
     return float(state["verdicts"] * (1 - state["lag"]["scored"] / max(state["scored"], 1)))
-
-
-def speed(seen: list[tuple[float, float]]) -> float:
-    """Return what was done in a second, by least squares: workers tell how far they are every few seconds only."""
-    times, done = np.array(seen).T
-    return float(np.polynomial.Polynomial.fit(times, done, 1).convert().coef[1])
 
 
 def _watch(stage: Stage, result: Soak, say: Say) -> None:
