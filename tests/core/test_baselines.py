@@ -15,6 +15,7 @@ from streamapp.core.baselines import Baselines, plan
 from streamapp.core.events import Names, Position
 from streamapp.core.monitor import Monitor
 from streamapp.core.monitoring import known as known_module
+from streamapp.core.monitoring import series as series_module
 from streamapp.core.monitoring.asked import Asked
 from streamapp.core.monitoring.ids import Ids
 from streamapp.core.monitoring.judging import Classes
@@ -316,6 +317,29 @@ def judged(baselines: Baselines, whole: Asked, sizes: tuple[int, ...]) -> np.nda
         found.append(baselines.judge(Asked(**part, series=series), Classes()))
         start = cut.stop
     return np.concatenate(found, axis=1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    streams(st.sampled_from([0.0, 1.0, 2.0, 5.0]), series=st.sampled_from([None, "x", "x", "y", "z"])),
+    sizes,
+    st.integers(2, 8),
+    st.integers(1, 3),
+    st.sampled_from([-np.inf, 6.0]),
+)
+def test_how_rows_are_cut_changes_nothing_where_series_forget(rows, sizes, points, series, horizon):
+    whole = asked(rows, [row.outcome for row in rows])
+    chosen = ModelSettings(baselines=("mean", "median", "persistence", {"seasonal": 2}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(series_module, "POINTS_MAX", points)
+        patch.setattr(series_module, "SERIES_MAX", series)
+        single, cut, once = (Baselines("regression", chosen) for _ in range(3))
+        for each in (single, cut, once):
+            each.trim(horizon)
+        expected = judged(single, whole, (1,))
+        np.testing.assert_array_equal(judged(cut, whole, sizes), expected)
+        np.testing.assert_array_equal(judged(once, whole, (10**9,)), expected)
+    assert cut.take() == once.take() == single.take()
 
 
 @pytest.mark.parametrize("new", [1, 2, 40])

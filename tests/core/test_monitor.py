@@ -12,7 +12,7 @@ from streamapp.core import quantiles
 from streamapp.core.events import Arrivals, GroupArrivals, Position, RetrainRequest, Signal, Tick, Verdict
 from streamapp.core.losses import LARGEST
 from streamapp.core.monitor import Monitor
-from streamapp.core.monitoring import known, model
+from streamapp.core.monitoring import known, model, series
 from streamapp.core.monitoring.books import Books
 from streamapp.core.monitoring.clock import Clock
 from streamapp.core.monitoring.findings import look_closely
@@ -800,6 +800,47 @@ def test_what_is_forgotten_does_not_depend_on_who_looks_when(steps, series, seed
         assert held.monitor.report() == applied.monitor.report()
         assert held.monitor.summary() == applied.monitor.summary()
         assert held.monitor.take(1 << 30) == applied.monitor.take(1 << 30)
+
+
+ENTITIES = msgspec.structs.replace(FORGETFUL, baselines=("persistence",))
+
+
+def points(*times: tuple[float, float] | float, start: int = 0) -> list[Row]:
+    """Return rows of one series, by log time of the prediction and, where it is another, of the outcome."""
+    pairs = [time if isinstance(time, tuple) else (time, time) for time in times]
+    return [
+        Row(prediction=0.0, outcome=i * i % 7.0, log_time=log, outcome_log_time=known, id_hash=i + 1, series="s")
+        for i, (log, known) in enumerate(pairs, start)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("messages", "most"),
+    [
+        # The last one fills the series up, so that it forgets half.
+        ([points(*range(99)), points((40.5, 100.5), start=99), points(101, start=100)], 100),
+        # It is the 64th, and all but the newest are older than what can be asked for.
+        (
+            [points(*range(62)), Tick(partition=0, log_time=1000.0), points(40.5, start=62), points(1000, start=63)],
+            1000,
+        ),
+    ],
+    ids=["full", "old"],
+)
+def test_a_row_asks_before_later_ones_make_its_series_forget(monkeypatch, messages, most):
+    monkeypatch.setattr(series, "POINTS_MAX", most)
+    looked, held = Log(ENTITIES), Log(ENTITIES)
+    rows = 0
+    for message in messages:
+        message = batch(message) if isinstance(message, list) else message
+        rows += 0 if isinstance(message, Tick) else len(message)
+        looked.apply(message)
+        looked.monitor.summary()
+        held.hold(message)
+    held.release()
+    assert held.monitor.summary() == looked.monitor.summary()
+    assert held.group()["baselines"]["persistence"]["rows"] == rows - 1
+    assert held.commit() == looked.commit()
 
 
 def test_ticks_leave_rows_alone_but_for_once_in_a_while(monkeypatch):
