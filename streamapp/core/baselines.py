@@ -105,9 +105,10 @@ class Baselines:
     Args:
         task: The model's task.
         settings: The model's.
+        horizon: Log time that no question is about any more, as :meth:`trim` was told last.
     """
 
-    def __init__(self, task: Task, settings: ModelSettings) -> None:
+    def __init__(self, task: Task, settings: ModelSettings, horizon: float = -np.inf) -> None:
         self.plan = plan(settings, task)
         self._task = task
         self._settings = settings
@@ -119,8 +120,7 @@ class Baselines:
         self._incumbent = Known()
         self._series = Series(reach)
         self._ids = Ids()
-        self.horizon = -np.inf
-        """Log time that no question is about any more, as :meth:`trim` was told."""
+        self._horizon = horizon
 
     def judge(self, asked: Asked, classes: Classes) -> Floats:
         """Return what each baseline lost on each row, then make the rows' outcomes known.
@@ -149,7 +149,7 @@ class Baselines:
 
     def trim(self, horizon: float) -> bool:
         """Forget what no prediction logged at *horizon* or later can ask; return whether there was something."""
-        self.horizon = horizon
+        self._horizon = horizon
         trimmed = self._incumbent.trim(horizon)
         if self._known.trim(horizon):
             self._ids = Ids(self._known.ids)
@@ -243,7 +243,7 @@ class Baselines:
                 value = self._series.value(series, time, back)
                 answer[row] = np.nan if value is None else value
             if new:
-                self._series.put(series, known, truth, self.horizon)
+                self._series.put(series, known, truth, self._horizon)
 
     def _lose(self, piece: Piece, classes: Classes, answers: Answers, result: Floats) -> None:
         """Work out what the baselines lost by their answers, shape (columns, n)."""

@@ -1,5 +1,5 @@
 from dataclasses import replace
-from itertools import cycle, islice
+from itertools import combinations_with_replacement, cycle, islice
 
 import msgspec
 import numpy as np
@@ -841,6 +841,51 @@ def test_a_row_asks_before_later_ones_make_its_series_forget(monkeypatch, messag
     assert held.monitor.summary() == looked.monitor.summary()
     assert held.group()["baselines"]["persistence"]["rows"] == rows - 1
     assert held.commit() == looked.commit()
+
+
+@pytest.mark.parametrize("budget", [0, 1 << 20])
+def test_what_a_series_forgets_does_not_depend_on_restarts(budget):
+    messages = [
+        batch(points(*range(70)), model="before"),
+        batch(points(70, start=70), model="before"),
+        Tick(partition=0, log_time=1000.0),
+        batch(points(40.5, start=71), model="before"),
+        batch(points(*range(70)), model="after"),
+        batch(points(1000, start=72), model="before"),
+        batch(points(40.5, start=73), model="before"),
+        batch(points(1000, start=70), model="after"),
+        batch(points(40.5, start=71), model="after"),
+    ]
+    steady = Log(ENTITIES)
+    for message in messages:
+        steady.apply(message)
+    for first, second in combinations_with_replacement(range(len(messages)), 2):
+        log = Log(ENTITIES)
+        for place, message in enumerate(messages):
+            log.apply(message)
+            if place in (first, second):
+                log.commit(budget)
+            if place == second:
+                log.restart()
+        assert log.monitor.summary() == steady.monitor.summary(), (first, second)
+        assert log.monitor.report() == steady.monitor.report(), (first, second)
+
+
+def test_a_checkpoint_that_does_not_say_when_the_newest_tick_was_is_continued_with_the_next():
+    steady, log = Log(ENTITIES), Log(ENTITIES)
+    for message in (batch(points(*range(70))), Tick(partition=0, log_time=1000.0)):
+        steady.apply(message)
+        log.apply(message)
+    log.commit()
+    for key, place in ((b"meta", 0), (b"model/fraud", 2)):
+        entry = msgspec.msgpack.decode(log.stored[key][place:])
+        del entry["clock"]["ticked"]
+        log.stored[key] = log.stored[key][:place] + msgspec.msgpack.encode(entry)
+    log.restart()
+    for message in (Tick(partition=0, log_time=1001.0), batch(points(1000, 40.5, start=70))):
+        steady.apply(message)
+        log.apply(message)
+    assert log.monitor.summary() == steady.monitor.summary()
 
 
 def test_ticks_leave_rows_alone_but_for_once_in_a_while(monkeypatch):
