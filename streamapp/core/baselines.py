@@ -29,6 +29,7 @@ DEFAULTS: Final[dict[Task, tuple[str, ...]]] = {
 LOSSES = LOG + 1 - HARD
 """Losses of a baseline by place: those of a block from ``HARD`` on."""
 _NUMBERS = ("mean", "median")
+_PAST = ("persistence", "seasonal")
 
 
 class Baseline(Struct, frozen=True):
@@ -104,9 +105,10 @@ class Baselines:
     Args:
         task: The model's task.
         settings: The model's.
+        horizon: Log time that no question is about any more, as :meth:`trim` was told last.
     """
 
-    def __init__(self, task: Task, settings: ModelSettings) -> None:
+    def __init__(self, task: Task, settings: ModelSettings, horizon: float = -np.inf) -> None:
         self.plan = plan(settings, task)
         self._task = task
         self._settings = settings
@@ -118,8 +120,7 @@ class Baselines:
         self._incumbent = Known()
         self._series = Series(reach)
         self._ids = Ids()
-        self.horizon = -np.inf
-        """Log time that no question is about any more, as :meth:`trim` was told."""
+        self._horizon = horizon
 
     def judge(self, asked: Asked, classes: Classes) -> Floats:
         """Return what each baseline lost on each row, then make the rows' outcomes known.
@@ -141,12 +142,14 @@ class Baselines:
                 self._learn(piece, fresh, first, last)
                 if not late:
                     self._look(piece, first, last, answers)
+            if piece.in_series is not None:
+                self._look_back(piece, piece.in_series, fresh, answers)
             self._lose(piece, classes, answers, result[:, start:end])
         return result
 
     def trim(self, horizon: float) -> bool:
         """Forget what no prediction logged at *horizon* or later can ask; return whether there was something."""
-        self.horizon = horizon
+        self._horizon = horizon
         trimmed = self._incumbent.trim(horizon)
         if self._known.trim(horizon):
             self._ids = Ids(self._known.ids)
@@ -198,16 +201,11 @@ class Baselines:
         return fresh
 
     def _learn(self, piece: Piece, fresh: NDArray[np.bool_], start: int, end: int) -> None:
-        """Make the outcomes of some rows known."""
+        """Make the outcomes of some rows known; those that have a series tell it in :meth:`_look_back`."""
         new, known, truth, ids = fresh[start:end], piece.known[start:end], piece.truth[start:end], piece.ids[start:end]
         if not np.logical_and.reduce(new):
             known, truth, ids = known[new], truth[new], ids[new]
         self._known.put(known, truth, ids)
-        if piece.in_series is not None and piece.in_series[start:end].any():
-            words, code = piece.words, piece.series[start:end][new].tolist()
-            for series, time, value in zip(code, known.tolist(), truth.tolist(), strict=True):
-                if series >= 0:
-                    self._series.put(words[series], time, value, self.horizon)
         if piece.told is not None:
             told = piece.told[start:end]
             if told.any():
@@ -219,10 +217,8 @@ class Baselines:
         place = self._known.find(time)
         answers.sums[start:end] = self._known.sums(place)
         for number, baseline in enumerate(self.plan):
-            if baseline.kind in ("persistence", "seasonal"):
-                column = answers.of(number)
-                column[start:end] = self._known.value(place, baseline.back)
-                self._back(piece, start, end, column, baseline.back)
+            if baseline.kind in _PAST:
+                answers.of(number)[start:end] = self._known.value(place, baseline.back)
             elif baseline.kind == "median":
                 answers.of(number)[start:end] = self._known.median(place)
         rows = piece.challengers(start, end)
@@ -230,16 +226,24 @@ class Baselines:
             past = self._incumbent.sums(self._incumbent.find(piece.time[rows])).T
             answers.incumbent[rows] = _divide(past[1], past[0])
 
-    def _back(self, piece: Piece, start: int, end: int, answer: Floats, back: int) -> None:
-        """Put the past of its own series in the place of everybody's, in rows that have a series."""
-        if piece.in_series is None:
-            return
-        rows = np.flatnonzero(piece.in_series[start:end]) + start
-        for row, series, time in zip(
-            rows.tolist(), piece.series[rows].tolist(), piece.time[rows].tolist(), strict=True
-        ):
-            value = self._series.value(piece.words[series], time, back)
-            answer[row] = np.nan if value is None else value
+    def _look_back(
+        self, piece: Piece, in_series: NDArray[np.bool_], fresh: NDArray[np.bool_], answers: Answers
+    ) -> None:
+        """Put the past of its own series in the place of everybody's, in rows that have a series.
+
+        Row by row, each asking before its outcome becomes known: a point may make a series forget what rows before it
+        still ask for.
+        """
+        rows = np.flatnonzero(in_series)
+        asking = [(answers.of(number), one.back) for number, one in enumerate(self.plan) if one.kind in _PAST]
+        columns = (rows, piece.series[rows], piece.time[rows], piece.known[rows], piece.truth[rows], fresh[rows])
+        for row, code, time, known, truth, new in zip(*(column.tolist() for column in columns), strict=True):
+            series = piece.words[code]
+            for answer, back in asking:
+                value = self._series.value(series, time, back)
+                answer[row] = np.nan if value is None else value
+            if new:
+                self._series.put(series, known, truth, self._horizon)
 
     def _lose(self, piece: Piece, classes: Classes, answers: Answers, result: Floats) -> None:
         """Work out what the baselines lost by their answers, shape (columns, n)."""

@@ -281,7 +281,8 @@ class Monitor:
         return model
 
     def _made(self, name: str, *, born: int) -> ModelMonitor:
-        return ModelMonitor(name, self._settings.of(name), born=born, identity=self._meta.identity)
+        ticked = self._clock(name).ticked
+        return ModelMonitor(name, self._settings.of(name), born=born, identity=self._meta.identity, ticked=ticked)
 
     def _clock(self, name: str) -> Clock:
         return self._behind[name].clock if name in self._behind else self._meta.clock

@@ -2,6 +2,8 @@
 
 import math
 from collections import Counter
+from dataclasses import fields, replace
+from itertools import cycle
 from statistics import median
 
 import numpy as np
@@ -9,16 +11,19 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from streamapp.core.baselines import plan
-from streamapp.core.events import Position
+from streamapp.core.baselines import Baselines, plan
+from streamapp.core.events import Names, Position
 from streamapp.core.monitor import Monitor
 from streamapp.core.monitoring import known as known_module
+from streamapp.core.monitoring import series as series_module
+from streamapp.core.monitoring.asked import Asked
 from streamapp.core.monitoring.ids import Ids
+from streamapp.core.monitoring.judging import Classes
 from streamapp.core.monitoring.known import PAGE, Known
 from streamapp.core.monitoring.series import Series
 from streamapp.core.settings import ModelSettings, Settings
 from streamapp.errors import ConfigError
-from tests.core.rows import Row, batch
+from tests.core.rows import Row, batch, names
 
 
 def summary(rows: list[Row], model: ModelSettings, sizes: tuple[int, ...] = (10**9,)) -> dict:
@@ -284,6 +289,104 @@ def test_skill_is_none_where_there_is_nothing_to_compare():
 def test_baselines_that_do_not_fit_the_task_are_refused(spec, task):
     with pytest.raises(ConfigError, match="baselines: expected"):
         plan(ModelSettings(baselines=(spec,)), task)
+
+
+def asked(rows: list[Row], truth: list[float]) -> Asked:
+    """Return rows as baselines take them, where every second one is the incumbent's."""
+    own = np.arange(len(rows)) % 2 == 0
+    return Asked(
+        time=np.array([row.log_time for row in rows]),
+        truth=np.array(truth),
+        scored=np.array(truth),
+        known=np.array([row.outcome_log_time for row in rows]),
+        ids=np.array([row.id_hash for row in rows], np.uint64),
+        series=names([row.series for row in rows]),
+        incumbent=np.where(own, 0.25, np.nan),
+        challenges=~own,
+    )
+
+
+def judged(baselines: Baselines, whole: Asked, sizes: tuple[int, ...]) -> np.ndarray:
+    """Return what baselines lost on rows that come so many at a time, over and over."""
+    found, start, turns = [], 0, cycle(sizes)
+    while start < len(whole.time):
+        cut = slice(start, start + next(turns))
+        columns = {field.name: getattr(whole, field.name) for field in fields(Asked)}
+        series = Names(code=whole.series.code[cut], words=whole.series.words)
+        part = {name: column[cut] for name, column in columns.items() if name != "series"}
+        found.append(baselines.judge(Asked(**part, series=series), Classes()))
+        start = cut.stop
+    return np.concatenate(found, axis=1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    streams(st.sampled_from([0.0, 1.0, 2.0, 5.0]), series=st.sampled_from([None, "x", "x", "y", "z"])),
+    sizes,
+    st.integers(2, 8),
+    st.integers(1, 3),
+    st.sampled_from([-np.inf, 6.0]),
+)
+def test_how_rows_are_cut_changes_nothing_where_series_forget(rows, sizes, points, series, horizon):
+    whole = asked(rows, [row.outcome for row in rows])
+    chosen = ModelSettings(baselines=("mean", "median", "persistence", {"seasonal": 2}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(series_module, "POINTS_MAX", points)
+        patch.setattr(series_module, "SERIES_MAX", series)
+        single, cut, once = (Baselines("regression", chosen) for _ in range(3))
+        for each in (single, cut, once):
+            each.trim(horizon)
+        expected = judged(single, whole, (1,))
+        np.testing.assert_array_equal(judged(cut, whole, sizes), expected)
+        np.testing.assert_array_equal(judged(once, whole, (10**9,)), expected)
+    assert cut.take() == once.take() == single.take()
+
+
+@pytest.mark.parametrize("new", [1, 2, 40])
+def test_a_new_class_finds_room_where_the_past_of_many_classes_is_full(monkeypatch, new):
+    for name in ("CAPACITY", "CELLS", "PAGE"):
+        monkeypatch.setattr(known_module, name, getattr(known_module, name) // 256)
+    full, rng = known_module.CAPACITY, np.random.default_rng(8)
+    code = np.concatenate((np.arange(full) % 16, 15 + np.arange(1, new + 1), rng.integers(0, 16 + new, full)))
+    times = np.arange(len(code)) + rng.integers(-300, 300, len(code))
+    rows = [
+        Row(log_time=float(time), outcome_log_time=time + 5.0, id_hash=i + 1) for i, time in enumerate(times.tolist())
+    ]
+    whole = asked(rows, code.astype(float).tolist())
+    chosen = ModelSettings(baselines=("prior", "majority", "persistence", {"seasonal": 3}))
+    single, once = Baselines("multiclass", chosen), Baselines("multiclass", chosen)
+    expected = judged(single, whole, (1,))
+    np.testing.assert_array_equal(judged(once, whole, (10**9,)), expected)
+    entries = once.take()
+    assert entries == single.take()
+    copy = Baselines("multiclass", chosen)
+    copy.load(entries)
+    later = asked(
+        [replace(row, id_hash=row.id_hash + 10**6) for row in rows[-100:]], code[-100:].astype(float).tolist()
+    )
+    np.testing.assert_array_equal(judged(copy, later, (7,)), judged(single, later, (1,)))
+
+
+@pytest.mark.parametrize("classes", [17, 33, 400])
+def test_a_past_that_is_widened_knows_less_never_more(monkeypatch, classes):
+    for name in ("CAPACITY", "CELLS", "PAGE"):
+        monkeypatch.setattr(known_module, name, getattr(known_module, name) // 256)
+    past, rng = Known(classes=16, reach=3), np.random.default_rng(9)
+    times, values = rng.random(past.make_room()) * 100.0, rng.integers(0, 16, past.make_room()).astype(float)
+    past.put(times, values)
+    past.widen(classes)
+    room = past.make_room()
+    assert room > 0
+    assert len(past) + room == max(known_module.CELLS // past.width, 4 * known_module.PAGE)
+    past.put(np.array([10.0]), np.array([classes - 1.0]))  # late: it is known from the end of what was thinned on
+    questions = np.linspace(0.0, 101.0, 500)
+    for at, counts in zip(questions, past.sums(past.find(questions)), strict=True):
+        exact = np.bincount(values[times < at].astype(int), minlength=past.width)
+        exact[classes - 1] += at > 10.0
+        assert (counts <= exact).all()
+    np.testing.assert_array_equal(counts, exact)
+    ordered = values[np.argsort(times)]
+    assert [past.value(past.find(np.array([101.0])), back)[0] for back in (1, 2, 3)] == ordered[:-4:-1].tolist()
 
 
 def restored(source: Known, entries: dict[str, bytes | None], **kind) -> Known:

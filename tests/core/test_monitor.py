@@ -1,18 +1,18 @@
 from dataclasses import replace
-from itertools import cycle, islice
+from itertools import combinations_with_replacement, cycle, islice
 
 import msgspec
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streamapp.core import quantiles
 from streamapp.core.events import Arrivals, GroupArrivals, Position, RetrainRequest, Signal, Tick, Verdict
 from streamapp.core.losses import LARGEST
 from streamapp.core.monitor import Monitor
-from streamapp.core.monitoring import known, model
+from streamapp.core.monitoring import known, model, series
 from streamapp.core.monitoring.books import Books
 from streamapp.core.monitoring.clock import Clock
 from streamapp.core.monitoring.findings import look_closely
@@ -761,10 +761,21 @@ FORGETFUL = ModelSettings(
 )
 
 
+# Rows wait that are older than what can be asked for, while what is known has too few that are.
+@example([(1, 0, 0.0, True), (60, 1, 90.0, True), (1, 1, 0.0, False)], None, 0, 0.0)
+# Only the series has more to forget after the next tick; what all know together has forgotten it before.
+@example([(70, 0, 15.0, True), (10, 1, 70.0, True), (5, 1, 10.0, True), (1, 0, 0.0, False)], "s", 0, 0.0)
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.integers(1, 150), st.integers(0, 3), st.floats(0.0, 15.0), st.booleans()), min_size=5, max_size=40
+        st.tuples(
+            st.integers(1, 150) | st.integers(1, 5),
+            st.integers(0, 3),
+            st.floats(0.0, 15.0) | st.floats(60.0, 90.0),
+            st.booleans(),
+        ),
+        min_size=5,
+        max_size=40,
     ),
     st.sampled_from([None, "s"]),
     st.integers(0, 99),
@@ -800,6 +811,92 @@ def test_what_is_forgotten_does_not_depend_on_who_looks_when(steps, series, seed
         assert held.monitor.report() == applied.monitor.report()
         assert held.monitor.summary() == applied.monitor.summary()
         assert held.monitor.take(1 << 30) == applied.monitor.take(1 << 30)
+
+
+ENTITIES = msgspec.structs.replace(FORGETFUL, baselines=("persistence",))
+
+
+def points(*times: tuple[float, float] | float, start: int = 0) -> list[Row]:
+    """Return rows of one series, by log time of the prediction and, where it is another, of the outcome."""
+    pairs = [time if isinstance(time, tuple) else (time, time) for time in times]
+    return [
+        Row(prediction=0.0, outcome=i * i % 7.0, log_time=log, outcome_log_time=known, id_hash=i + 1, series="s")
+        for i, (log, known) in enumerate(pairs, start)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("messages", "most"),
+    [
+        # The last one fills the series up, so that it forgets half.
+        ([points(*range(99)), points((40.5, 100.5), start=99), points(101, start=100)], 100),
+        # It is the 64th, and all but the newest are older than what can be asked for.
+        (
+            [points(*range(62)), Tick(partition=0, log_time=1000.0), points(40.5, start=62), points(1000, start=63)],
+            1000,
+        ),
+    ],
+    ids=["full", "old"],
+)
+def test_a_row_asks_before_later_ones_make_its_series_forget(monkeypatch, messages, most):
+    monkeypatch.setattr(series, "POINTS_MAX", most)
+    looked, held = Log(ENTITIES), Log(ENTITIES)
+    rows = 0
+    for message in messages:
+        message = batch(message) if isinstance(message, list) else message
+        rows += 0 if isinstance(message, Tick) else len(message)
+        looked.apply(message)
+        looked.monitor.summary()
+        held.hold(message)
+    held.release()
+    assert held.monitor.summary() == looked.monitor.summary()
+    assert held.group()["baselines"]["persistence"]["rows"] == rows - 1
+    assert held.commit() == looked.commit()
+
+
+@pytest.mark.parametrize("budget", [0, 1 << 20])
+def test_what_a_series_forgets_does_not_depend_on_restarts(budget):
+    messages = [
+        batch(points(*range(70)), model="before"),
+        batch(points(70, start=70), model="before"),
+        Tick(partition=0, log_time=1000.0),
+        batch(points(40.5, start=71), model="before"),
+        batch(points(*range(70)), model="after"),
+        batch(points(1000, start=72), model="before"),
+        batch(points(40.5, start=73), model="before"),
+        batch(points(1000, start=70), model="after"),
+        batch(points(40.5, start=71), model="after"),
+    ]
+    steady = Log(ENTITIES)
+    for message in messages:
+        steady.apply(message)
+    for first, second in combinations_with_replacement(range(len(messages)), 2):
+        log = Log(ENTITIES)
+        for place, message in enumerate(messages):
+            log.apply(message)
+            if place in (first, second):
+                log.commit(budget)
+            if place == second:
+                log.restart()
+        assert log.monitor.summary() == steady.monitor.summary(), (first, second)
+        assert log.monitor.report() == steady.monitor.report(), (first, second)
+
+
+def test_a_checkpoint_that_does_not_say_when_the_newest_tick_was_is_continued_with_the_next():
+    steady, log = Log(ENTITIES), Log(ENTITIES)
+    for message in (batch(points(*range(70))), Tick(partition=0, log_time=1000.0)):
+        steady.apply(message)
+        log.apply(message)
+    log.commit()
+    for key, place in ((b"meta", 0), (b"model/fraud", 2)):
+        entry = msgspec.msgpack.decode(log.stored[key][place:])
+        del entry["clock"]["ticked"]
+        log.stored[key] = log.stored[key][:place] + msgspec.msgpack.encode(entry)
+    log.restart()
+    for message in (Tick(partition=0, log_time=1001.0), batch(points(1000, 40.5, start=70))):
+        steady.apply(message)
+        log.apply(message)
+    assert log.monitor.summary() == steady.monitor.summary()
 
 
 def test_ticks_leave_rows_alone_but_for_once_in_a_while(monkeypatch):

@@ -58,15 +58,18 @@ class Books:
         settings: The model's.
         members: The model's groups; whoever drops one settles before.
         classes: The model's.
+        ticked: Log time at the newest tick so far, as if :meth:`trim` had been told; None before the first one.
     """
 
-    def __init__(self, settings: ModelSettings, members: Members, classes: Classes) -> None:
+    def __init__(self, settings: ModelSettings, members: Members, classes: Classes, ticked: float | None) -> None:
         self._settings = settings
         self._members = members
         self._classes = classes
         self.baselines: Baselines | None = None
         """There once the task is known."""
         self._task: Task | None = None
+        self._horizon = -np.inf if ticked is None else self._horizon_at(ticked)
+        """Log time that no question is about any more."""
         self._waiting: list[tuple[Rows, Floats]] = []
         self._rows = 0
         self._announced = False
@@ -78,7 +81,7 @@ class Books:
     def begin(self, task: Task) -> None:
         """Learn what the rows are about, before the first of them."""
         self._task = task
-        self.baselines = Baselines(task, self._settings)
+        self.baselines = Baselines(task, self._settings, self._horizon)
 
     def announce(self, rows: Unjudged) -> None:
         """Hear of rows that will be added."""
@@ -102,16 +105,17 @@ class Books:
         """Tell whether rows must be added, and what waits be settled, before :meth:`trim`."""
         if self.baselines is None or not self._announced:
             return False
-        horizon = self._horizon(now)
+        horizon = self._horizon_at(now)
         # Where this says no, trimming before them is the same as trimming after them.
-        serial = self._serial and horizon != self.baselines.horizon
+        serial = self._serial and horizon != self._horizon
         return serial or not self._oldest >= horizon or self.baselines.would_trim(horizon)
 
     def trim(self, now: float) -> bool:
         """Forget what no prediction can ask any more, at a log time of *now*; return whether there was something."""
-        return self.baselines is not None and self.baselines.trim(self._horizon(now))
+        self._horizon = self._horizon_at(now)
+        return self.baselines is not None and self.baselines.trim(self._horizon)
 
-    def _horizon(self, now: float) -> float:
+    def _horizon_at(self, now: float) -> float:
         settings = self._settings
         horizon = now - (settings.outcome_window + settings.grace + settings.remember + SLACK)
         return horizon // STEP * STEP

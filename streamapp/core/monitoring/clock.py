@@ -15,12 +15,15 @@ class Clock(Struct):
     """None before the first tick."""
     sources: dict[int, tuple[float, float]] = field(default_factory=dict)
     """Progress in log time, and timestamp of the newest tick, by joiner partition."""
+    ticked: float | None = None
+    """``now`` at the newest tick."""
 
     def tick(self, partition: int, log_time: float, timestamp: float) -> None:
         """Hear that a joiner has come to *log_time*; timestamp is that of the record that says so."""
         before = self.sources.get(partition, (log_time, timestamp))
         self.sources[partition] = max(before[0], log_time), max(before[1], timestamp)
         self.look(timestamp)
+        self.ticked = self.now
 
     def look(self, timestamp: float) -> None:
         """Leave out joiners that have been silent, by the timestamp of a record of the same log."""

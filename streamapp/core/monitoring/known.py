@@ -73,10 +73,7 @@ class Known:
 
     def make_room(self) -> int:
         """Return how many points can be put, at least 1: some are thinned if it is full."""
-        capacity = min(CAPACITY, max(CELLS // self.width, 4 * PAGE))
-        if self._n >= capacity:
-            self._thin()
-        return capacity - self._n
+        return self._room(self.width)
 
     @property
     def ids(self) -> Hashes:
@@ -84,9 +81,11 @@ class Known:
         return self._ids[: self._n]
 
     def widen(self, classes: int) -> None:
-        """Make place for that many classes."""
+        """Make place for that many classes; points are thinned until they are as few as may be kept then."""
         if classes > self.width:
-            more = max(classes, 2 * self.width) - self.width
+            width = max(classes, 2 * self.width)
+            self._room(width)  # before the sums are wider, not after: they may be many times as wide
+            more = width - self.width
             self._sums = np.pad(self._sums, ((0, 0), (0, more)))
             self._base = np.pad(self._base, (0, more))
             if self._frozen:
@@ -230,6 +229,13 @@ class Known:
         medians = np.empty(0) if self._medians is None else self._medians.found[rows]
         columns = (self._times[rows], self._values[rows], self._ids[rows], frozen, medians)
         return msgspec.msgpack.encode(tuple(map(packing.pack, columns)))
+
+    def _room(self, width: int) -> int:
+        """Thin points until there is room for one at least, were there so many sums; return for how many there is."""
+        capacity = min(CAPACITY, max(CELLS // width, 4 * PAGE))
+        while self._n >= capacity:
+            self._thin()
+        return capacity - self._n
 
     def _thin(self) -> None:
         if self._medians is not None:

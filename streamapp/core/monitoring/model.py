@@ -67,9 +67,12 @@ class ModelMonitor:
         settings: How it is watched.
         born: Offset of the message that brought it.
         identity: Of the log, for ids.
+        ticked: Log time at the newest tick so far, as if :meth:`trim` had been told; None before the first one.
     """
 
-    def __init__(self, name: str, settings: ModelSettings, *, born: int = 0, identity: str = "") -> None:
+    def __init__(
+        self, name: str, settings: ModelSettings, *, born: int = 0, identity: str = "", ticked: float | None = None
+    ) -> None:
         self.name = name
         self.born = born
         self.settings = settings
@@ -77,7 +80,7 @@ class ModelMonitor:
         self._identity = identity
         self._task: Task | None = None
         self._classes = Classes()
-        self._books = Books(settings, self._members, self._classes)
+        self._books = Books(settings, self._members, self._classes, ticked)
         self._held: list[_Held] = []
         self._rows = 0
         """Held."""
