@@ -340,6 +340,7 @@ class Monitor:
             return False
         self._forgotten.append((model.name, None))
         del self._models[model.name]
+        self._anew.add(model.name)
         self._due[model.name] = True
         return True
 
