@@ -762,6 +762,21 @@ def test_damaged_or_foreign_state_is_refused():
         Monitor.restore(3, Settings(defaults=ModelSettings(task="regression")), log.stored)
 
 
+def test_a_task_that_is_configured_before_the_first_outcome_is_that_of_the_model():
+    log = Log()
+    log.apply(arrivals({"default": 3}))
+    log.commit()
+    log.settings = Settings(defaults=msgspec.structs.replace(QUICK, task="binary", positive="bad"))
+    log.restart()
+    log.apply(batch([Row(prediction=answer, outcome="bad", id_hash=i) for i, answer in enumerate(["bad", "good"])]))
+    log.commit()
+    log.restart()
+    assert log.monitor.summary()["fraud"]["task"] == "binary"
+    found = log.group()
+    assert (found["predictions"], found["outcomes"], found["pending"]) == (3, 2, 1)
+    assert (found["metrics"]["accuracy"], found["metrics"]["recall"]) == (0.5, 0.5)
+
+
 def test_same_log_gives_the_same_ids_and_another_log_others():
     def run(timestamp):
         log = Log()
