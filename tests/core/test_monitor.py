@@ -777,6 +777,22 @@ def test_a_task_that_is_configured_before_the_first_outcome_is_that_of_the_model
     assert (found["metrics"]["accuracy"], found["metrics"]["recall"]) == (0.5, 0.5)
 
 
+def test_losses_that_wait_for_their_scale_come_out_with_the_next_row_if_fewer_are_asked_for_now():
+    numbers = msgspec.structs.replace(QUICK, reference_rows=2000, detectors=("adwin",), task="regression")
+    log = Log(numbers)
+    losses = np.concatenate((np.full(600, 0.5), np.full(600, 5.5))) + np.random.default_rng(5).normal(0, 0.1, 1200)
+    rows = [Row(outcome=0.0, prediction=lost, ts=float(i), id_hash=i) for i, lost in enumerate(losses.tolist())]
+    log.apply(batch(rows))
+    log.commit()
+    log.settings = Settings(defaults=msgspec.structs.replace(numbers, reference_rows=500))
+    log.restart()
+    assert log.apply(Tick(partition=0, log_time=1200.0)) == ()
+    later = [replace(row, ts=1200.0 + i, id_hash=1200 + i) for i, row in enumerate(rows[-10:])]
+    first, *_ = log.apply(batch(later))
+    assert (first.kind, first.detector, first.direction) == ("drift", "adwin", "up")
+    assert 600 <= first.at < 1200
+
+
 def test_same_log_gives_the_same_ids_and_another_log_others():
     def run(timestamp):
         log = Log()
