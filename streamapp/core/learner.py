@@ -92,7 +92,9 @@ class Learner:
     ``(1 - margin)`` of the incumbent's.
 
     When the group begins to answer with a version that was not there at the cause, the comparison has lost its
-    subject, and the request expires; likewise at its deadline.
+    subject, and the request expires; likewise at its deadline. A version begins with a prediction that came to its log
+    after those of all rows up to the cause: rows of one that answered before, whose outcomes come late, teach and are
+    not compared. Rows without a version belong to whichever answers.
 
     Args:
         request: What is asked for.
@@ -134,6 +136,9 @@ class Learner:
             self._adopt(parent, parent_version)
         self._loss: Loss | None = None
         self._versions: set[str | None] = set()
+        """That were there at the cause."""
+        self._newest = -math.inf
+        """Log time of the newest prediction of the group up to the cause."""
         self._skipped = 0
         self._incumbent: list[float] = []
         self._proven: list[float] = []
@@ -205,10 +210,12 @@ class Learner:
 
     def _row(self, batch: ScoredBatch, row: int, *, proof: bool) -> None:
         ours = batch.group[row] == self._request.group
-        version = batch.version[row]
+        version, log_time = batch.version[row], float(batch.log_time[row])
         if ours and not proof:
             self._versions.add(version)
-        if ours and proof and self._versions and version not in self._versions:
+            self._newest = max(self._newest, log_time)
+        strange = ours and proof and self._strange(version)
+        if strange and log_time > self._newest:
             self._end("expired", f"version {version} answered after {self._progress()}")
             return
         outcome = batch.outcome[row]
@@ -216,7 +223,7 @@ class Learner:
         if outcome is None or features is None or not self._fits(outcome):
             self._skipped += 1
             return
-        incumbent = self._incumbent_loss(batch, row, outcome) if ours else math.nan
+        incumbent = self._incumbent_loss(batch, row, outcome) if ours and not strange else math.nan
         for candidate in self._candidates:
             try:
                 lost = self._candidate_loss(candidate, features, outcome)
@@ -232,6 +239,10 @@ class Learner:
                     self._proven.append(lost)
         if len(self._proven) >= self._settings.learner.proof_rows:
             self._decide()
+
+    def _strange(self, version: str | None) -> bool:
+        """Tell whether a version is none of those that were there at the cause, where that is known."""
+        return version is not None and bool(self._versions) and version not in self._versions
 
     def _features(self, data: bytes) -> dict[str, Value] | None:
         if not data:

@@ -37,11 +37,13 @@ class _Meta(Struct, kw_only=True):
 
 
 class _Written(Struct):
-    """When a model's entries were written."""
+    """How far a model's entries go."""
 
     born: int
     applied: int
+    """Offset that they lack no message before."""
     clock: Clock
+    """Before that message."""
 
 
 class Monitor:
@@ -66,6 +68,8 @@ class Monitor:
         """Models that a restored monitor has to bring up to date first."""
         self._due: dict[str, bool] = {}
         """Models that have changed since they were written, longest first; whether they must be written."""
+        self._reach: dict[str, tuple[int, Clock]] = {}
+        """How far the entries of models go that had not changed by their newest message, or by which they did."""
         self._stored: dict[str, dict[bytes, None]] = {}
         """Keys of the checkpoint by model."""
         self._anew: set[str] = set()
@@ -110,12 +114,15 @@ class Monitor:
             if not self._meta.identity:
                 kind = getattr(message, "model", type(message).__name__)
                 self._meta.identity = digest(position.partition, position.offset, position.timestamp, kind)
+        models = self._concerned(message, position, again=again)
+        self._mark(models, position.offset)
+        if not again:
             _look(self._meta.clock, message, position)
         else:
             for written in self._behind.values():
                 if position.offset >= written.applied:
                     _look(written.clock, message, position)
-        for model in self._concerned(message, position, again=again):
+        for model in models:
             self._show(model, message, position)
 
     def release(self) -> tuple[Signal | RetrainRequest, ...]:
@@ -188,8 +195,9 @@ class Monitor:
         """Return checkpoint entries to write with what was emitted since the last time; None deletes one.
 
         Models that caused an output are always among them; of the others that changed, as many as fit the budget, those
-        that waited longest first. The rest is brought up to date from the log after a restore. Nothing may be held:
-        what follows from it would be lost.
+        that waited longest first. The rest is brought up to date from the log after a restore, from the first message
+        on that one of them lacks: of a model that begins to wait it is written how far its entries go. Nothing may be
+        held: what follows from it would be lost.
 
         Args:
             budget: Bytes.
@@ -202,6 +210,7 @@ class Monitor:
         for name in sorted(due, key=lambda name: not due[name]):
             if not due[name] and size >= budget:
                 self._due[name] = False
+                entries.update(self._reached(name))
                 continue
             found = self._entries(name)
             size += sum(len(data) for data in found.values() if data is not None)
@@ -287,6 +296,16 @@ class Monitor:
     def _clock(self, name: str) -> Clock:
         return self._behind[name].clock if name in self._behind else self._meta.clock
 
+    def _mark(self, models: Iterable[ModelMonitor], offset: int) -> None:
+        """Remember that the entries of models that have not changed since go up to the message at an offset."""
+        names = [model.name for model in models if model.name not in self._due and model.name not in self._holding]
+        if not names:
+            return
+        clock = self._meta.clock.copy()
+        for name in names:
+            behind = self._behind.get(name)
+            self._reach[name] = offset, clock if behind is None else behind.clock.copy()
+
     def _show(self, model: ModelMonitor, message: Scored, position: Position) -> None:
         now = self._clock(model.name).now
         if isinstance(message, ScoredBatch):
@@ -322,6 +341,7 @@ class Monitor:
             return False
         self._forgotten.append((model.name, None))
         del self._models[model.name]
+        self._anew.add(model.name)
         self._due[model.name] = True
         return True
 
@@ -334,6 +354,7 @@ class Monitor:
             entries = dict.fromkeys(stored)
             stored.clear()
         model = self._models.get(name)
+        self._reach.pop(name, None)
         if model is None:
             del self._stored[name]
             return {**entries, **dict.fromkeys(stored)}
@@ -347,6 +368,13 @@ class Monitor:
         if behind is not None:
             behind.applied = applied
         return entries
+
+    def _reached(self, name: str) -> dict[bytes, bytes | None]:
+        """Return the entry that says how far a model's entries go, where it does not say so already."""
+        if name not in self._reach:
+            return {}
+        written = _Written(self._models[name].born, *self._reach.pop(name))
+        return _spread("model/" + _quoted(name), msgspec.msgpack.encode(written), self._stored[name])
 
 
 def _look(clock: Clock, message: Scored, position: Position) -> None:

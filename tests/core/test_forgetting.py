@@ -1,5 +1,8 @@
 """What is gone for long is forgotten, by log time alone; what is forgotten on purpose begins anew."""
 
+import itertools
+from dataclasses import replace
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -84,22 +87,52 @@ def test_a_model_that_comes_back_is_a_new_one():
     assert log.group()["metrics"]["accuracy"] == 1.0
 
 
+def test_a_model_that_comes_back_before_it_was_written_has_nothing_of_the_old_one_after_a_restart():
+    log, steady = (Log(ModelSettings(detectors=(), forget_after=1000.0, task="regression")) for _ in range(2))
+
+    def observe(outcome: float, at: float, series: str):
+        for each in (log, steady):
+            each.apply(batch([Row(prediction=1.0, outcome=outcome, ts=at, id_hash=int(at) + 1, series=series)]))
+
+    observe(100.0, 0.0, "old")
+    log.commit()
+    for each in (log, steady):
+        tick(each, 5000.0)
+    observe(1.0, 5001.0, "new")
+    log.commit()
+    log.restart()
+    observe(2.0, 5010.0, "old")  # nothing is known of it
+    assert log.monitor.report() == steady.monitor.report()
+    assert log.monitor.report()[0].groups[0].baseline_losses["persistence", "absolute"] == (0.0, 0)
+
+
 @settings(deadline=None, max_examples=50)
 @given(
-    st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 60)), min_size=1, max_size=30),
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.integers(1, 160), st.sampled_from([None, "x", "y"]), st.booleans()),
+        min_size=1,
+        max_size=30,
+    ),
     st.integers(0, 29),
     st.integers(0, 3),
 )
 def test_forgetting_does_not_depend_on_restarts_or_on_what_was_written(steps, cut, budget):
     def play(restarts: bool):
         log, now = Log(SHORT), 0.0
-        for number, (group, pause) in enumerate(steps):
+        for number, (group, pause, series, written) in enumerate(steps):
             now += pause
-            log.apply(batch(rows(group, now), model="ab"[number % 2]), now)
             tick(log, now)
-            log.commit(budget * 3000)
+            found = [replace(row, outcome=number % 3 > 0, series=series) for row in rows(group, now)]
+            log.apply(batch(found, model="ab"[number % 2]), now)
+            if written:
+                log.commit(budget * 3000)
             if restarts and number == cut:
                 log.restart()
+        log.commit(0)
+        if restarts:
+            log.restart()
+        for model, series in itertools.product("ab", "xy"):  # what is known of each
+            log.apply(batch([replace(row, series=series) for row in rows("a", now + 10.0)], model=model), now)
         return log.monitor.summary()
 
     assert play(True) == play(False)

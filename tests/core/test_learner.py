@@ -182,7 +182,7 @@ def test_request_expires_when_another_version_answers_during_the_proof() -> None
         work.feed(answers(simple(50, offset)), offset)
     work.feed(answers(simple(5), group="other", version="v9"), 11)
     assert not work.done
-    work.feed(answers(simple(50), version="v2"), 12)
+    work.feed(answers(simple(50), version="v2", log_time=1.0), 12)
     result = work.result()
     assert (result.status, result.rows_compared) == ("expired", 50)
     assert "v2" in result.reason
@@ -194,6 +194,45 @@ def test_versions_that_were_there_before_the_cause_do_not_end_the_proof() -> Non
     work.feed(answers(simple(50), version="v1"), 1)
     work.feed(answers(simple(150), version="v1"), 2)
     work.feed(answers(simple(150), version="v0"), 3)
+    assert work.result().status == "accepted"
+
+
+def after_the_cause(late: ScoredBatch) -> Learner:
+    """Return a learner that has seen 50 rows of proof, then these."""
+    work = learner(cause=1)
+    for offset in range(3):
+        work.feed(answers(simple(50, offset), version="v2", log_time=10.0 + offset), offset)
+    work.feed(late, 3)
+    return work
+
+
+def test_a_late_row_of_an_older_version_teaches_and_is_not_compared() -> None:
+    work = after_the_cause(answers(simple(1), version="v1", log_time=11.0))  # the newest at the cause is as old
+    assert not work.done
+    work.feed(answers(simple(150), version="v2", log_time=13.0), 4)
+    result = work.result()
+    assert (result.status, result.rows_learned, result.rows_compared) == ("accepted", 301, 200)
+
+
+def test_a_row_without_a_version_is_compared_as_one_of_whichever_answers() -> None:
+    work = after_the_cause(answers(simple(1), version=None, log_time=12.5))
+    assert not work.done
+    work.feed(answers(simple(149), version="v2", log_time=13.0), 4)
+    result = work.result()
+    assert (result.status, result.rows_learned, result.rows_compared) == ("accepted", 300, 200)
+
+
+def test_a_version_that_begins_after_the_cause_ends_the_proof_after_late_rows_too() -> None:
+    work = after_the_cause(answers(simple(1), version="v1", log_time=5.0))
+    work.feed(answers(simple(1), version="v3", log_time=11.1), 4)
+    result = work.result()
+    assert (result.status, result.rows_compared) == ("expired", 50)
+    assert "version v3 answered after 50 of 200" in result.reason
+
+
+def test_no_version_ends_the_proof_where_no_row_tells_which_was_there() -> None:
+    work = learner(cause=1)
+    work.feed(answers(simple(300), version="v1", log_time=1.0), 2)
     assert work.result().status == "accepted"
 
 

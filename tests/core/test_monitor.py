@@ -79,6 +79,12 @@ class Log:
                 again += self.monitor.apply(message, position)
         return again
 
+    def begins_with_something_new(self) -> bool:
+        """Tell whether what a restore reads again begins with a message that some model lacks, if there is any."""
+        monitor = Monitor.restore(3, self.settings, self.stored)
+        mine = [message for message, position in self.messages if position.offset == monitor.applied]
+        return bool(mine) or monitor.applied == monitor._meta.applied
+
     def group(self, name: str = "default", model: str = "fraud") -> dict:
         return self.monitor.summary()[model]["groups"][name]
 
@@ -540,7 +546,7 @@ script = st.lists(
         st.tuples(st.just("rows"), st.integers(1, 200), st.sampled_from(["fraud", "churn", "x/y~1%"])),
         st.tuples(st.just("tick"), st.integers(0, 1), st.integers(0, 400)),
         st.tuples(st.just("arrive"), st.integers(1, 5), st.sampled_from(["fraud", "churn"])),
-        st.tuples(st.just("commit"), st.sampled_from([0, 1 << 20])),
+        st.tuples(st.just("commit"), st.sampled_from([0, 1, 1 << 20])),
         st.tuples(st.just("restart")),
     ),
     max_size=25,
@@ -570,6 +576,7 @@ def test_restarts_change_nothing_and_emit_nothing_twice(steps, parts, seed):
         if step[0] == "restart":
             # What was not committed is derived anew, and the same; what was committed is not.
             lost = shaken.outputs[committed:]
+            assert shaken.begins_with_something_new()
             assert shaken.restart() == lost
             continue
         message = message_of(step, rows)
@@ -655,21 +662,78 @@ def test_message_applied_before_changes_nothing():
     assert log.monitor.summary() == before
 
 
+def whole(entries) -> set[bytes]:
+    """Return the models that entries bring whole."""
+    return {key.split(b"/")[1] for key in entries if key.endswith(b"/head")}
+
+
 def test_take_writes_models_with_outputs_at_once_and_others_in_turn():
     log = Log()
     for i, name in enumerate("abc"):
         log.apply(batch(errors(noisy(0.3, 400, i)), model=name))
-    assert {key.split(b"/")[1] for key in log.commit(0) if key != b"meta"} == {b"a", b"b", b"c"}
+    assert whole(log.commit(0)) == {b"a", b"b", b"c"}
     for i, name in enumerate("ab"):
         log.apply(batch(errors(noisy(0.05, 10, i), start=400), model=name))
     log.apply(batch(errors(noisy(0.95, 150), start=400), model="c"))
     assert log.outputs
-    assert {key.split(b"/")[1] for key in log.commit(0) if key != b"meta"} == {b"c"}
+    found = log.commit(0)
+    assert whole(found) == {b"c"}
+    assert {b"model/a", b"model/b"} <= set(found)  # how far they go
+    assert set(log.commit(0)) == {b"meta"}  # that was said
     restored = Monitor.restore(3, log.settings, log.stored)
-    assert restored.applied == log.messages[2][1].offset + 1
-    assert {key.split(b"/")[1] for key in log.commit(1) if key != b"meta"} == {b"a"}
-    assert {key.split(b"/")[1] for key in log.commit(1) if key != b"meta"} == {b"b"}
+    assert restored.applied == log.messages[3][1].offset
+    assert whole(log.commit(1)) == {b"a"}
+    assert whole(log.commit(1)) == {b"b"}
     assert set(log.commit(1)) == {b"meta"}
+
+
+def test_a_model_that_was_idle_for_long_is_read_again_from_the_first_message_that_its_entries_lack():
+    log = Log()
+    log.apply(batch(errors([True]), model="weekly"))
+    log.apply(batch(errors([True]), model="busy"))
+    log.commit()
+    for number in range(300):
+        log.apply(batch(errors([False], start=number + 1), model="busy"))
+        log.apply(Tick(partition=0, log_time=float(number)))
+        log.commit()
+    for name in ("busy", "weekly"):  # the first of them is written, and the budget is spent
+        log.apply(batch(errors([False], start=400), model=name))
+    lacked = log.messages[-1][1].offset
+    assert whole(log.commit(1)) == {b"busy"}
+    assert Monitor.restore(3, log.settings, log.stored).applied == lacked
+    log.apply(batch(errors([False], start=401), model="busy"))
+    log.apply(batch(errors([False], start=401), model="weekly"))
+    log.commit(0)
+    assert Monitor.restore(3, log.settings, log.stored).applied == lacked
+    standing = log.monitor.summary(), log.monitor.report()
+    log.restart()
+    assert (log.monitor.summary(), log.monitor.report()) == standing
+
+
+def test_a_tick_is_read_again_if_it_changed_a_model_that_waits_to_be_written():
+    log = Log(msgspec.structs.replace(QUICK, forget_after=100.0))
+    log.apply(batch([*errors([True], group="old"), *errors([True], start=90, group="new")]))
+    log.commit()
+    for log_time in (50.0, 60.0, 101.5, 102.0):  # the old group is forgotten at the third
+        log.apply(Tick(partition=0, log_time=log_time))
+    log.commit(0)
+    assert set(log.monitor.summary()["fraud"]["groups"]) == {"new"}
+    restored = Monitor.restore(3, log.settings, log.stored)
+    assert restored.applied == log.messages[3][1].offset
+    assert [report.clock for report in restored.report()] == [60.0]  # as it was before that
+    standing = log.monitor.report()
+    log.restart()
+    assert log.monitor.report() == standing
+
+
+def test_a_tick_that_changed_nothing_is_not_read_again():
+    log = Log()
+    log.apply(batch(errors([True])))
+    log.commit()
+    for log_time in (50.0, 60.0):
+        log.apply(Tick(partition=0, log_time=log_time))
+    log.commit(0)
+    assert Monitor.restore(3, log.settings, log.stored).applied == log.monitor.applied
 
 
 def test_large_values_are_spread_over_entries_and_missing_ones_noticed():
@@ -696,6 +760,37 @@ def test_damaged_or_foreign_state_is_refused():
             Monitor.restore(3, log.settings, {**log.stored, key: b"\x00\x00\xc1"})
     with pytest.raises(CheckpointError, match="watched as binary, its settings now say regression"):
         Monitor.restore(3, Settings(defaults=ModelSettings(task="regression")), log.stored)
+
+
+def test_a_task_that_is_configured_before_the_first_outcome_is_that_of_the_model():
+    log = Log()
+    log.apply(arrivals({"default": 3}))
+    log.commit()
+    log.settings = Settings(defaults=msgspec.structs.replace(QUICK, task="binary", positive="bad"))
+    log.restart()
+    log.apply(batch([Row(prediction=answer, outcome="bad", id_hash=i) for i, answer in enumerate(["bad", "good"])]))
+    log.commit()
+    log.restart()
+    assert log.monitor.summary()["fraud"]["task"] == "binary"
+    found = log.group()
+    assert (found["predictions"], found["outcomes"], found["pending"]) == (3, 2, 1)
+    assert (found["metrics"]["accuracy"], found["metrics"]["recall"]) == (0.5, 0.5)
+
+
+def test_losses_that_wait_for_their_scale_come_out_with_the_next_row_if_fewer_are_asked_for_now():
+    numbers = msgspec.structs.replace(QUICK, reference_rows=2000, detectors=("adwin",), task="regression")
+    log = Log(numbers)
+    losses = np.concatenate((np.full(600, 0.5), np.full(600, 5.5))) + np.random.default_rng(5).normal(0, 0.1, 1200)
+    rows = [Row(outcome=0.0, prediction=lost, ts=float(i), id_hash=i) for i, lost in enumerate(losses.tolist())]
+    log.apply(batch(rows))
+    log.commit()
+    log.settings = Settings(defaults=msgspec.structs.replace(numbers, reference_rows=500))
+    log.restart()
+    assert log.apply(Tick(partition=0, log_time=1200.0)) == ()
+    later = [replace(row, ts=1200.0 + i, id_hash=1200 + i) for i, row in enumerate(rows[-10:])]
+    first, *_ = log.apply(batch(later))
+    assert (first.kind, first.detector, first.direction) == ("drift", "adwin", "up")
+    assert 600 <= first.at < 1200
 
 
 def test_same_log_gives_the_same_ids_and_another_log_others():
@@ -897,6 +992,56 @@ def test_a_checkpoint_that_does_not_say_when_the_newest_tick_was_is_continued_wi
         steady.apply(message)
         log.apply(message)
     assert log.monitor.summary() == steady.monitor.summary()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abc"),
+            st.integers(0, 60),
+            st.floats(0.0, 25.0),
+            st.integers(0, 2),
+            st.sampled_from([None, None, 0, 1, 3000, 1 << 20]),
+            st.booleans(),
+        ),
+        min_size=5,
+        max_size=40,
+    ),
+    st.integers(0, 99),
+)
+def test_what_ticks_forget_does_not_depend_on_restarts_or_on_what_was_written(steps, seed):
+    rng = np.random.default_rng(seed)
+    brief = msgspec.structs.replace(FORGETFUL, forget_after=150.0)
+    steady, shaken = Log(brief), Log(brief)
+    at = 1000.0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(known, "PAGE", 16)  # so that a few rows are enough to be forgotten
+        for name, size, seconds, ticks, budget, restart in steps:
+            at += seconds
+            rows = [
+                Row(outcome=bool(rng.random() < 0.3), scores=0.5, ts=at, id_hash=int(rng.integers(1, 1 << 62)))
+                for _ in range(size)
+            ]
+            messages = [batch(rows, model=name)] if rows else []
+            for message in [*messages, *(Tick(partition=0, log_time=at + tick) for tick in range(ticks))]:
+                for log in (steady, shaken):
+                    log.apply(message, at)
+            if budget is not None:
+                shaken.commit(budget)
+            if restart and shaken.stored:
+                assert shaken.begins_with_something_new()
+                shaken.restart()
+        assert shaken.monitor.report() == steady.monitor.report()
+        assert shaken.monitor.summary() == steady.monitor.summary()
+        for log in (steady, shaken):
+            log.commit(1 << 30)
+        assert states(shaken) == states(steady)
+
+
+def states(log: Log) -> dict[bytes, bytes]:
+    """Return the checkpoint without what says how far its entries go."""
+    return {key: data for key, data in log.stored.items() if key.count(b"/") > 1}
 
 
 def test_ticks_leave_rows_alone_but_for_once_in_a_while(monkeypatch):

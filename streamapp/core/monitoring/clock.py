@@ -31,3 +31,7 @@ class Clock(Struct):
         if awake:
             lowest = min(awake)
             self.now = lowest if self.now is None else max(self.now, lowest)
+
+    def copy(self) -> "Clock":
+        """Return a clock that says the same, and that later messages do not change."""
+        return Clock(self.now, dict(self.sources), self.ticked)

@@ -242,7 +242,7 @@ class ModelMonitor:
         """
         try:
             head = msgspec.msgpack.decode(entries["head"], type=_Head)
-            if self._task is not None and head.task != self._task:
+            if self._task is not None and head.task not in (None, self._task):
                 raise CheckpointError(
                     f"model {self.name} was watched as {head.task}, its settings now say {self._task}: "
                     "set its checkpoint back, or the task"
@@ -256,6 +256,7 @@ class ModelMonitor:
                 assert baselines is not None
                 baselines.load(known)
                 plan = baselines.plan
+            # Before a task is known no group has begun: one that was configured since is as from the start.
             for name in head.groups:
                 self._members.meet(name).load(entries[_group_key(name)], self._task, plan)
         except (KeyError, msgspec.DecodeError, ValueError, TypeError) as error:

@@ -114,12 +114,13 @@ class Watch:
             held = self._held.shape[1]
             losses, own, times = self._held = np.concatenate((self._held, (losses, own, times)), axis=1)
             first = max(self._settings.reference_rows, 1)
-            if len(losses) < first:
+            # Fewer may be asked for than were held back: then the next row brings them out.
+            if len(losses) < max(first, held + 1):
                 return Shown(losses[:0], times[:0])
             self._held = np.empty((3, 0))
             free = losses[:first][np.isnan(own[:first])]
             self._scale = float(np.quantile(free, QUANTILE)) if len(free) else 1.0
-            cause = first - 1
+            cause = max(first - 1, held)
         scale = self._scale
         # It is 0 where the first losses were all 0.
         mapped = np.minimum(losses / scale, 1.0) if scale > 0.0 else (losses > 0.0).astype(np.float64)
