@@ -209,15 +209,16 @@ class Learner:
         self._candidates.append(_Candidate(model, version))
 
     def _row(self, batch: ScoredBatch, row: int, *, proof: bool) -> None:
-        ours = batch.group[row] == self._request.group
-        version, log_time = batch.version[row], float(batch.log_time[row])
-        if ours and not proof:
-            self._versions.add(version)
-            self._newest = max(self._newest, log_time)
-        strange = ours and proof and self._strange(version)
-        if strange and log_time > self._newest:
-            self._end("expired", f"version {version} answered after {self._progress()}")
-            return
+        ours, strange = batch.group[row] == self._request.group, False
+        if ours:
+            version, log_time = batch.version[row], batch.log_time.item(row)
+            if not proof:
+                self._versions.add(version)
+                self._newest = max(self._newest, log_time)
+            strange = proof and self._strange(version)
+            if strange and log_time > self._newest:
+                self._end("expired", f"version {version} answered after {self._progress()}")
+                return
         outcome = batch.outcome[row]
         features = self._features(batch.feature_bytes(row))
         if outcome is None or features is None or not self._fits(outcome):
@@ -298,8 +299,9 @@ def _mean(losses: list[float]) -> float | None:
 
 
 def _scores(batch: ScoredBatch, row: int) -> float | dict[str, float] | None:
-    if not math.isnan(batch.score[row]):
-        return float(batch.score[row])
+    score = batch.score.item(row)
+    if not math.isnan(score):
+        return float(score)
     if not batch.classes:
         return None
     chances: Any = batch.probabilities[row]
