@@ -414,6 +414,10 @@ class Runtime:
         """Return how far a task is behind each of its inputs, in offsets."""
         return task.lag(self._consumer.end_of)
 
+    def silence(self) -> float:
+        """Return for how many seconds the broker has not answered those who read."""
+        return float(self._consumer.silence())
+
     async def commit_group(self) -> None:
         """Tell the consumer group our positions, for lag tools and to know later that it has worked."""
         marks = {

@@ -72,11 +72,13 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     logger = driver.logger
 
     proofs: dict[TP, EndProof]
+    answered: float
+    """Monotonic time at which a fetch was last answered, or the thread began."""
     _transactions = True
 
     async def on_start(self) -> None:
         """Create and start the consumer, and begin to note where partitions end."""
-        self.proofs = {}
+        self.proofs, self.answered = {}, monotonic()
         await super().on_start()
         consumer = self._ensure_consumer()
         read_frames(consumer._client)
@@ -125,6 +127,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                 for tp, offset in positions.items():
                     state = assignment.state_value(tp)
                     answered = state.timestamp is not None and state.timestamp != marks[tp]
+                    if answered:
+                        self.answered = monotonic()
                     if answered and state.highwater is not None and state.highwater <= offset:
                         self.proofs[tp] = EndProof(requested, offset)
             return woke
@@ -316,6 +320,10 @@ class Consumer(driver.Consumer):
     async def leave(self) -> None:
         """Leave the group, so that others take over at once."""
         await self._thread.leave()
+
+    def silence(self) -> float:
+        """Return for how many seconds no fetch has been answered."""
+        return monotonic() - self._thread.answered
 
     def end_proof(self, tp: TP) -> EndProof | None:
         """Return the newest proof that the partition had ended, if there is one."""

@@ -158,6 +158,8 @@ def readiness(runtime: Runtime, before: Readiness) -> Readiness:
     ]
     if behind:
         return Readiness(ready=False, reason=f"no progress for {KEEPS_UP:g} s", details={"tasks": behind})
+    if runtime.tasks and runtime.silence() > KEEPS_UP:
+        return Readiness(ready=False, reason=f"the broker has not answered for {KEEPS_UP:g} s")
     return Readiness(ready=True, details={"tasks": sorted(map(str, runtime.tasks.values()))})
 
 

@@ -25,6 +25,8 @@ class Watchdog:
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._unassigned_since = monotonic()
+        self._excused: dict[Task, float] = {}
+        """When it was last said what tasks wait for that are behind and do not move."""
 
     def stuck(self, tasks: Iterable[Task], lag: Callable[[Task], dict[TP, int]]) -> str | None:
         """Return which task is behind but does not move."""
@@ -34,17 +36,19 @@ class Watchdog:
             # A batch that is held back counts as lag: the other input, or a proof of its end, is a second away.
             if not behind:
                 task.progressed = now
-            elif now - task.progressed > STUCK_AFTER:
+                self._excused.pop(task, None)
+            elif now - max(task.progressed, self._excused.get(task, task.progressed)) > STUCK_AFTER:
                 awaited = task.waits_for()
                 if awaited is None:
                     return f"{task}: {behind} records behind and no progress for {STUCK_AFTER:g} s"
                 logger.warning("%s: has waited %g s for %s", task, STUCK_AFTER, awaited)
-                task.progressed = now
+                self._excused[task] = now
         return None
 
     def assigned(self) -> None:
         """Hear that partitions were assigned, revoked, or are being taken over, which may take its time."""
         self._unassigned_since = self._monotonic()
+        self._excused.clear()
 
     def unassigned(self) -> str | None:
         """Return that no assignment has followed a revocation."""

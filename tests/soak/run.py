@@ -20,6 +20,8 @@ FULL = 3000
 """Rows of a model after which its state is as large as it will be: windows, references, what baselines know."""
 MEASURED = 0.9
 """The part of the backlog that the capacity is measured on: after it partitions run dry one by one."""
+ANSWERED = 0.9
+"""Of the requests for training, likewise."""
 SHORTEST_PERIOD, LONGEST_PERIOD = 60.0, 300.0
 
 Say = Callable[[str], None]
@@ -105,21 +107,23 @@ def fill(stage: Stage, backlog: int, say: Say) -> float:
     """Return how many predictions a second, with their outcomes, workers get through while there is no end of them.
 
     It is a backlog, written before they start, of the same load as what comes later. What counts are verdicts that a
-    monitor has taken. Afterwards what grows with a model's rows is as large as it will be.
+    monitor has taken, and the time until the requests for training that followed have been answered too. Afterwards what
+    grows with a model's rows is as large as it will be.
     """
     say(f"writing a backlog of {backlog:,} predictions and their outcomes")
     load = stage.start_load(backlog)
     _until(lambda: stage.ledger.state()["predictions"] >= backlog or not load.running, "the backlog is written", stage)
     stage.start_workers()
-    began, done = None, 0.0
+    began, done, learned = None, 0.0, False
+    before: Any = None
     moved = told = time.monotonic()
-    while done < MEASURED * backlog:
-        now, before, state = time.monotonic(), done, stage.ledger.state()
-        done = taken(state)
+    while done < MEASURED * backlog or not learned:
+        now, state = time.monotonic(), stage.ledger.state()
+        done, learned = taken(state), answered(state)
         if began is None and state["verdicts"]:
             began = now
-        if done > before:
-            moved = now
+        if (done, state["counted"]) != before:
+            before, moved = (done, state["counted"]), now
         if now - told >= TELL:
             told = now
             say(f"{done:,.0f} of the backlog are worked off")
@@ -138,6 +142,12 @@ def fill(stage: Stage, backlog: int, say: Say) -> float:
 def taken(state: dict[str, Any]) -> float:
     """Return how many verdicts a monitor has taken, of what a ledger has read."""
     return float(state["verdicts"] * (1 - state["lag"]["scored"] / max(state["scored"], 1)))
+
+
+def answered(state: dict[str, Any]) -> bool:
+    """Tell whether most requests for training that a ledger has read have been answered."""
+    counted = state["counted"]
+    return bool(counted["model-updates"] >= ANSWERED * counted["retrain"])
 
 
 def _watch(stage: Stage, result: Soak, say: Say) -> None:

@@ -235,6 +235,7 @@ class MemoryConsumer:
         self.proofs: dict[TP, EndProof] = {}
         self.transactions: dict[TP, int] = {}
         """Where one is open, by partition."""
+        self.silent = 0.0
         self.flows = True
         self.left = False
         self.leave_gate = asyncio.Event()
@@ -257,6 +258,9 @@ class MemoryConsumer:
 
     def end_of(self, tp: TP) -> int | None:
         return self._broker.end(tp.topic, tp.partition)
+
+    def silence(self) -> float:
+        return self.silent
 
     def end_proof(self, tp: TP) -> EndProof | None:
         return self.proofs.get(tp)

@@ -23,7 +23,9 @@ from streamapp.stream.producer import CommitFailed, Record, TooLarge
 from streamapp.stream.records import Records
 from streamapp.stream.runtime import BEHIND, Runtime
 from streamapp.stream.transport import Batch, EndProof, FetchFailed
+from streamapp.stream.view import readiness
 from streamapp.stream.watchdog import STUCK_AFTER, UNASSIGNED_AFTER
+from streamapp.web.server import Readiness
 from tests.stream.doubles import START, Bench, Broker, Stored, prediction, run
 from tests.stream.stage import Stage, rounds, until
 
@@ -912,8 +914,12 @@ def test_a_joiner_that_waits_for_the_end_of_a_transaction_says_so_and_is_not_stu
         await stage.runtime.handle(stage.broker.batch("t.predictions", 0, 1))
         loop = asyncio.create_task(stage.runtime.run())
         stage.consumer.transactions[outcomes] = 0
-        await watched(stage, 10)
+        states = []
+        for _ in range(4):
+            await watched(stage, 40)
+            states.append(readiness(stage.runtime, Readiness(ready=True)).reason)
         assert stage.runtime.ending is None
+        assert states == ["no progress for 30 s"] * 4  # also right after it was said once more
         stage.consumer.transactions[outcomes] = 1  # there is something to read before it
         await watched(stage, 10)
         assert "no progress" in (stage.runtime.ending or "")

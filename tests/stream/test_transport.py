@@ -367,3 +367,27 @@ def test_a_broker_is_given_a_moment_to_collect_records_once_it_had_some() -> Non
         assert await fetcher.ask() == (FETCH_MAX_WAIT_MS, 1)
 
     run(work())
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_it_is_known_when_a_fetch_was_last_answered(answers: bool) -> None:
+    tp = TP("a", 0)
+    state = SimpleNamespace(timestamp=5, highwater=9)
+    assignment = SimpleNamespace(active=True, state_value=lambda _: state)
+
+    class Fetched:
+        async def _proc_fetch_request(self, *_: Any) -> bool:
+            state.timestamp += answers
+            return answers
+
+    async def work() -> ConsumerThread:
+        thread = ConsumerThread.__new__(ConsumerThread)
+        thread.proofs, thread.answered = {}, 0.0
+        fetcher = Fetched()
+        thread._note_ends(fetcher)
+        await fetcher._proc_fetch_request(assignment, 0, SimpleNamespace(topics=[("a", [(0, 9, 1)])]))
+        return thread
+
+    thread = run(work())
+    assert (thread.answered > 0.0) is answers
+    assert (tp in thread.proofs) is answers

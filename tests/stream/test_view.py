@@ -79,6 +79,16 @@ def test_lag_without_progress_is_not_ready(stage: Stage) -> None:
     assert ready(stage) == Readiness(ready=False, reason="no progress for 30 s", details={"tasks": ["monitor-0"]})
 
 
+def test_a_broker_that_does_not_answer_is_not_ready_although_nothing_is_known_to_lag(stage: Stage) -> None:
+    run(stage.own("learner-0"))
+    stage.consumer.silent = KEEPS_UP
+    assert ready(stage).ready
+    stage.consumer.silent = KEEPS_UP + 1
+    assert ready(stage) == Readiness(ready=False, reason="the broker has not answered for 30 s")
+    run(stage.own())
+    assert ready(stage).ready  # nothing is read
+
+
 def test_why_the_process_ends_is_said(stage: Stage) -> None:
     async def work() -> None:
         await stage.own("monitor-0")
