@@ -107,8 +107,8 @@ def fill(stage: Stage, backlog: int, say: Say) -> float:
     """Return how many predictions a second, with their outcomes, workers get through while there is no end of them.
 
     It is a backlog, written before they start, of the same load as what comes later. What counts are verdicts that a
-    monitor has taken, and the time until the requests for training that followed have been answered too. Afterwards what
-    grows with a model's rows is as large as it will be.
+    monitor has taken, and the time until the requests for training that followed have been answered too. Afterwards
+    what grows with a model's rows is as large as it will be.
     """
     say(f"writing a backlog of {backlog:,} predictions and their outcomes")
     load = stage.start_load(backlog)
