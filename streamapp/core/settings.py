@@ -67,7 +67,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     grace: Seconds = Seconds(300)
     """How late an outcome or a prediction may be delivered."""
     budget: int = 100_000
-    """False alarms: at most one ``act`` per so many outcomes."""
+    """Outcomes between two false alarms (``act``) of a group, on average at least."""
     team: str = ""
     """Label for routing alerts."""
     runbook: str = ""
