@@ -126,7 +126,7 @@ class _Probed:
             time.sleep(WARM_UP)
             scrapes = []
             body = b""
-            while load.poll() is None:
+            while not scrapes or load.poll() is None:
                 began = time.monotonic()
                 body = self._worker.get("/metrics") or b""
                 scrapes.append((began, time.monotonic()))

@@ -30,7 +30,7 @@ from tests.integration.workers import Deployment
 
 SETTLED = 90.0
 """Seconds after the last step within which everything must have its verdict."""
-STOP_WITHIN = 15.0
+STOP_WITHIN = 25.0
 """Seconds that a worker has for its end in order."""
 SESSION = 3.0
 """Seconds after which a silent worker is replaced: everybody waits for it after each kill."""
@@ -285,9 +285,13 @@ class Run:
 
         self.until(lambda: count() >= times, f"{worker.name} says {words} {times} times", timeout)
 
-    def until_rows(self, count: int = 1) -> None:
-        """Wait until that many more rows have been resolved than are now."""
-        log = Log(self.deployment.broker, self.topics, "scored", from_now=True)
+    def rows_from_now(self) -> Log:
+        """Return what :meth:`until_rows` is to look at, where rows may come before it is asked."""
+        return Log(self.deployment.broker, self.topics, "scored", from_now=True)
+
+    def until_rows(self, count: int = 1, since: Log | None = None) -> None:
+        """Wait until that many more rows have been resolved than are now, or were at :meth:`rows_from_now`."""
+        log = since or self.rows_from_now()
         seen = 0
 
         def enough() -> bool:

@@ -59,7 +59,7 @@ def test_thousands_of_names_of_every_kind_leave_a_worker_at_work(kafka: Any, tmp
 
         def accepted() -> bool:
             events.update(deployment.summary()["events"])
-            return bool(events["outcomes"].get("accepted") == NAMES)
+            return bool(events.get("outcomes", {}).get("accepted") == NAMES)
 
         until(accepted, "every outcome", timeout=90)
         # Each of four joiners knows a thousand models; of those the metrics show five hundred.

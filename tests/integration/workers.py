@@ -45,7 +45,7 @@ class Worker:
         if self.url is None or self._process.poll() is not None:
             return 0, b""
         try:
-            with urllib.request.urlopen(self.url + path, timeout=5) as answer:
+            with urllib.request.urlopen(self.url + path, timeout=60) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()

@@ -80,7 +80,7 @@ def soak(broker: str, minutes: float, size: Size, say: Say, *, rate: float | Non
     result = Soak(minutes, warm_up=warm_up(minutes), size=size)
     with Stage(broker, size) as stage:
         try:
-            result.capacity = fill(stage, FULL * size.models, say)
+            result.capacity = fill(stage, FULL * size.models, say, learned=rate is None)
             result.rate = share * result.capacity if rate is None else rate
             say(f"capacity: {result.capacity:,.0f} predictions a second with their outcomes")
             say(f"{result.rate:,.0f} a second for {minutes:g} minutes, the first {result.warm_up:.0f} s to warm up")
@@ -103,23 +103,29 @@ def soak(broker: str, minutes: float, size: Size, say: Say, *, rate: float | Non
     return result
 
 
-def fill(stage: Stage, backlog: int, say: Say) -> float:
+def fill(stage: Stage, backlog: int, say: Say, *, learned: bool) -> float:
     """Return how many predictions a second, with their outcomes, workers get through while there is no end of them.
 
     It is a backlog, written before they start, of the same load as what comes later. What counts are verdicts that a
     monitor has taken, and the time until the requests for training that followed have been answered too. Afterwards
     what grows with a model's rows is as large as it will be.
+
+    Args:
+        stage: Where.
+        backlog: Predictions.
+        say: Told of progress.
+        learned: Whether to wait for the requests too.
     """
     say(f"writing a backlog of {backlog:,} predictions and their outcomes")
     load = stage.start_load(backlog)
     _until(lambda: stage.ledger.state()["predictions"] >= backlog or not load.running, "the backlog is written", stage)
     stage.start_workers()
-    began, done, learned = None, 0.0, False
+    began, done, ready = None, 0.0, False
     before: Any = None
     moved = told = time.monotonic()
-    while done < MEASURED * backlog or not learned:
+    while done < MEASURED * backlog or not ready:
         now, state = time.monotonic(), stage.ledger.state()
-        done, learned = taken(state), answered(state)
+        done, ready = taken(state), not learned or answered(state)
         if began is None and state["verdicts"]:
             began = now
         if (done, state["counted"]) != before:
@@ -209,10 +215,12 @@ def _settle(stage: Stage, result: Soak, say: Say) -> None:
     """End the load, wait until everything has its verdict, and see whether there is one for each."""
     if stage.load is not None:
         result.problems += stage.load.end()
-    end = time.monotonic() + PATIENCE
+    moved, before = time.monotonic(), -1
     while True:
         found = stage.ledger.balance()
-        if found["verdicts"] >= found["predictions"] or time.monotonic() > end:
+        if found["verdicts"] > before:
+            moved, before = time.monotonic(), found["verdicts"]
+        if found["verdicts"] >= found["predictions"] or time.monotonic() - moved > PATIENCE:
             break
         time.sleep(SECOND)
     time.sleep(SECOND)  # what comes twice may come after that

@@ -19,6 +19,7 @@ HASTY = ("lag bounded", "the load was sent", "nothing else ended")
 COMMAND = [sys.executable, "-m", "tests.soak"]
 
 
+@pytest.mark.timeout(900)
 def test_a_soak_that_is_interrupted_has_verdicts_that_balance_and_writes_its_report(
     kafka: Kafka | Given, tmp_path: Path
 ) -> None:

@@ -74,7 +74,7 @@ def dies_in_mid_transaction(run: Run) -> None:
     other = run.start(STREAMAPP_SESSION_TIMEOUT=session)
     run.until_ready(doomed, other)
     run.until(lambda: other.tasks and doomed.tasks, "both have tasks")
-    run.produce(int(100 * alone), 100)
+    run.produce(int(100 * (alone + 20)), 100)
     run.until_rows()
     # Some transactions have no rows: of those that have, the broker holds some when it answers.
     rows = run.topics.scored.encode()

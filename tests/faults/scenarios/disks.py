@@ -13,7 +13,9 @@ def no_room_for_artifacts(run: Run) -> None:
     run.until_ready(worker)
     run.produce(PAIRS, RATE)
     run.until_says(worker, "cannot store ", "trying again")
-    run.until_rows()
+    rows = run.rows_from_now()
+    run.produce(PAIRS // 4)
+    run.until_rows(since=rows)
     run.confirm("rows went on")
     run.end_load()
     assert not run.published("model-updates", status="accepted"), "an update without its artifact"

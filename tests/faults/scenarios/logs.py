@@ -44,11 +44,12 @@ def scored_made_anew(run: Run) -> None:
     _worked(run)
     run.surgery.delete(["scored"])
     run.surgery.make()
+    rows = run.rows_from_now()
     worker = run.start()
     run.produce(PAIRS, RATE)
     for task in MONITORS:
         run.until_parked(worker, task, run.topics.scored)
-    run.until_rows()
+    run.until_rows(since=rows)
     run.confirm("the joiners went on")
     run.exempt.update(JOINERS)  # what they had said before is gone with the topic
     run.check()
@@ -71,9 +72,10 @@ def offsets_out_of_range(run: Run) -> None:
     run.produce(PAIRS)
     name = run.draw.choice(["predictions", "outcomes"])
     run.surgery.truncate(name, {0: -1})
+    rows = run.rows_from_now()
     worker = run.start()
     run.until_parked(worker, "joiner-0", f"{run.topics.full(name)}[0]", "retention")
-    run.until_rows()
+    run.until_rows(since=rows)
     run.pause(worker)
     run.produce(PAIRS)
     run.keep_inputs()
@@ -105,8 +107,9 @@ def retention_overtook_pending(run: Run) -> None:
     for number, offsets in run.lost.items():
         words = (f"{len(offsets)} records", f"offsets {min(offsets)}", "STREAMAPP_ALLOW_LOST")
         run.until_parked(worker, f"joiner-{number}", *words)
+    rows = run.rows_from_now()
     run.send(outcomes[half:])
-    run.until_rows()
+    run.until_rows(since=rows)
     run.confirm("the other tasks went on")
     run.stop(worker)
     run.mended()
@@ -166,7 +169,7 @@ SCENARIOS = (
         kind="retention overtook pending predictions",
         play=retention_overtook_pending,
         times=3,
-        times_of=Times(window=12, grace=3),
+        times_of=Times(window=120, grace=3),
         shows=("joined", "lost"),
     ),
     Scenario(kind="topics with different or changed partition counts", play=partition_counts, times=3, shows=()),

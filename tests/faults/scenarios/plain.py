@@ -21,7 +21,7 @@ def restarted_once(run: Run) -> None:
     run.until_rows()
     run.until_sent(0.8)
     run.stop(first)
-    run.start()
+    run.until_ready(run.start())
 
 
 def killed_before_committing(run: Run) -> None:
@@ -35,7 +35,7 @@ def killed_before_committing(run: Run) -> None:
     time.sleep(SEEN)
     run.kill(first)
     run.proxy.drop(trap)
-    run.start()
+    run.until_ready(run.start())
 
 
 def stale_owner_wakes(run: Run) -> None:
@@ -46,8 +46,9 @@ def stale_owner_wakes(run: Run) -> None:
     run.until_rows()
     time.sleep(SEEN / 2)
     run.pause(stale)
+    rows = run.rows_from_now()
     run.until_ready(run.start())
-    run.until_rows()
+    run.until_rows(since=rows)
     run.resume(stale)
     run.end_load()
 
