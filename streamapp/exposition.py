@@ -271,8 +271,11 @@ def _histogram(counts: dict[Key, float], name: str, labels: Labels, bins: Mappin
 
 @cache
 def _bucket(name: str, index: int) -> int:
-    """Return the number of the bucket that holds a logarithmic bin; bins are 2 % wide, so ends are that exact."""
-    return int(np.searchsorted(BOUNDS[name], quantiles.value(index), side="left"))
+    """Return the number of the bucket that holds a logarithmic bin: the one whose end, which belongs to it, is there.
+
+    Bins are 2 % wide, so ends are that exact.
+    """
+    return int(np.searchsorted(quantiles.bins(np.array(BOUNDS[name])), index, side="left"))
 
 
 def _process_counters(snapshot: Snapshot) -> dict[Key, float]:

@@ -18,7 +18,7 @@ from streamapp.core import quantiles
 from streamapp.core.report import DetectorReport, GroupReport, ModelReport
 from streamapp.core.settings import ModelSettings, Seconds, Settings
 from streamapp.exposition import LATENCY_BOUNDS, MOST_NEWS, Exposition, Snapshot
-from streamapp.families import Vocabulary
+from streamapp.families import BOUNDS, Vocabulary
 from tests.conftest import leave_out
 
 # From the contract; one for each series that exists today.
@@ -161,6 +161,17 @@ def test_histogram_buckets_count_what_numpy_counts() -> None:
     assert value(exposition, "streamapp_prediction_latency_seconds_bucket", **FRAUD, le="+Inf") == len(LATENCIES)
     assert value(exposition, "streamapp_prediction_latency_seconds_count", **FRAUD) == len(LATENCIES)
     assert value(exposition, "streamapp_prediction_latency_seconds_sum", **FRAUD) == pytest.approx(LATENCIES.sum())
+
+
+@pytest.mark.parametrize(
+    ("name", "field"), [("prediction_latency", "latency"), ("outcome_delay", "delay")], ids=["latency", "delay"]
+)
+def test_what_equals_the_end_of_a_bucket_is_in_it(name: str, field: str) -> None:
+    series = f"streamapp_{name}_seconds"
+    exposition = Exposition(SETTINGS)
+    exposition.publish(Snapshot(models=(model(group(**{field: quantiles.count(np.array(BOUNDS[series]))})),)))
+    found = [value(exposition, f"{series}_bucket", **FRAUD, le=str(bound)) for bound in BOUNDS[series]]
+    assert found == list(range(1, len(BOUNDS[series]) + 1))
 
 
 def test_counts_from_before_a_take_over_are_not_this_process_s() -> None:
