@@ -175,6 +175,45 @@ def test_metrics_are_negotiated(server: WebServer) -> None:
     assert b"streamapp_test_ratio 0.5\n" in gzip.decompress(body)
 
 
+@pytest.mark.parametrize(
+    "accepted",
+    [
+        "text/plain;version=x",
+        "application/openmetrics-text; version=abc",
+        "application/openmetrics-text;version=1.0.x",
+        "application/openmetrics-text;version=2.x",
+        'text/plain; version="1.0.0"',
+        "text/plain;version=" + "9" * 5000,
+        "text/plain;version=,",
+    ],
+)
+def test_a_version_that_is_none_is_answered_in_the_plain_format(server: WebServer, accepted: str) -> None:
+    status, headers, body = get(server, "/metrics", Accept=accepted)
+    assert (status, headers["Content-Type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    assert b"streamapp_test_ratio 0.5\n" in body
+
+
+@pytest.mark.parametrize("version", ["0.0.1", "1.0.0", "2.0.0", "99.1"])
+def test_any_version_of_numbers_is_answered(server: WebServer, version: str) -> None:
+    accepted = f"application/openmetrics-text;version={version};q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1"
+    assert get(server, "/metrics", Accept=accepted)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("accepted", "encoding"),
+    [
+        ("gzip", "gzip"),
+        ("deflate, gzip;q=0.5", "gzip"),
+        ("GZIP; q=1.0", "gzip"),
+        ("gzip;q=0", None),
+        ("deflate, gzip; q=0.000", None),
+        ("identity", None),
+    ],
+)
+def test_gzip_is_for_those_who_take_it(server: WebServer, accepted: str, encoding: str | None) -> None:
+    assert get(server, "/metrics", Accept_Encoding=accepted)[1]["Content-Encoding"] == encoding
+
+
 def test_other_paths_and_methods_are_refused(server: WebServer) -> None:
     assert get(server, "/nothing")[0] == 404
     assert get(server, "/../etc/passwd")[0] == 404
