@@ -35,6 +35,8 @@ from streamapp.families import (
     clean,
 )
 from streamapp.pace import Pace
+from streamapp.stream.complaints import REASONS
+from streamapp.stream.quarantine import QUARANTINED
 
 __all__ = ["CAP", "DELAY_BOUNDS", "LATENCY_BOUNDS", "MOST_NEWS", "OTHER", "Exposition", "Snapshot"]
 
@@ -49,6 +51,9 @@ _STATUSES = {
 }
 _ENDS = ("restored", "fenced", "aborted", "failed")
 """What any task may be counted for."""
+_ENDS_OF_A_PROCESS = ("failed", "stuck", "killed")
+"""What no task need have done."""
+_ANSWERS = ("accepted", "rejected", "expired")
 _STATES = ("collecting", "insufficient", "watching")
 
 
@@ -288,16 +293,24 @@ def _process_counters(snapshot: Snapshot) -> dict[Key, float]:
     for topic, statuses in _STATUSES.items():
         for status in statuses:
             put("streamapp_events_total", (topic, status))
+        for reason in (*REASONS, QUARANTINED):
+            put("streamapp_rejected_total", (topic, reason))
     for role in ROLES:
         for reason in _ENDS:
             put("streamapp_recoveries_total", (role, reason))
+    for reason in _ENDS_OF_A_PROCESS:
+        put("streamapp_recoveries_total", ("worker", reason))
     for model in snapshot.models:
         for group in model.groups:
             names = (model.model, group.group)
             for detector in group.detectors:
-                put("streamapp_signals_total", (*names, "drift", "warn", detector.name))
+                for kind in ("drift", "recovery"):
+                    put("streamapp_signals_total", (*names, kind, "warn", detector.name))
             put("streamapp_signals_total", (*names, "drift", "act", "policy"))
+            put("streamapp_signals_total", (*names, "data_quality", "warn", "unscorable"))
             put("streamapp_retrain_requests_total", (*names, "drift"))
+            for answer in _ANSWERS:
+                put("streamapp_model_updates_total", (*names, answer))
     for (topic, status), count in snapshot.events.items():
         if status in _STATUSES.get(topic, ()):
             put("streamapp_events_total", (topic, status), count)

@@ -4,7 +4,7 @@ import gc
 import shutil
 import subprocess
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -15,10 +15,13 @@ from prometheus_client.samples import Sample
 
 from streamapp.catalogue import FAMILIES
 from streamapp.core import quantiles
+from streamapp.core.learner import LearnResult
 from streamapp.core.report import DetectorReport, GroupReport, ModelReport
 from streamapp.core.settings import ModelSettings, Seconds, Settings
 from streamapp.exposition import LATENCY_BOUNDS, MOST_NEWS, Exposition, Snapshot
 from streamapp.families import BOUNDS, Vocabulary
+from streamapp.stream.complaints import REASONS
+from streamapp.stream.quarantine import QUARANTINED
 from tests.conftest import leave_out
 
 # From the contract; one for each series that exists today.
@@ -267,7 +270,18 @@ def test_what_may_be_counted_later_is_there_at_zero() -> None:
     drift = {**FRAUD, "kind": "drift"}
     assert value(exposition, "streamapp_signals_total", **drift, severity="warn", detector="e-sr") == 0
     assert value(exposition, "streamapp_signals_total", **drift, severity="act", detector="policy") == 0
+    recovery = {**FRAUD, "kind": "recovery", "severity": "warn", "detector": "e-sr"}
+    assert value(exposition, "streamapp_signals_total", **recovery) == 0
+    quality = {**FRAUD, "kind": "data_quality", "severity": "warn", "detector": "unscorable"}
+    assert value(exposition, "streamapp_signals_total", **quality) == 0
     assert value(exposition, "streamapp_retrain_requests_total", **FRAUD, reason="drift") == 0
+    for status in get_args(get_type_hints(LearnResult)["status"]):
+        assert value(exposition, "streamapp_model_updates_total", **FRAUD, status=status) == 0
+    for reason in (*REASONS, QUARANTINED):
+        for topic in ("predictions", "outcomes"):
+            assert value(exposition, "streamapp_rejected_total", topic=topic, reason=reason) == 0
+    for reason in ("failed", "stuck", "killed"):
+        assert value(exposition, "streamapp_recoveries_total", role="worker", reason=reason) == 0
 
 
 def test_what_is_forgotten_makes_room_for_other_values() -> None:

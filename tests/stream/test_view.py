@@ -274,7 +274,7 @@ def test_the_summary_is_made_when_somebody_asks_for_it(tmp_path: Path) -> None:
 
 
 def test_who_asks_while_a_summary_is_made_is_given_that_one(stage: Stage) -> None:
-    names = [f"m{number}" for number in range(300)]
+    names = [f"m{number}" for number in range(100)]
 
     async def work() -> None:
         view = View(stage.runtime)
