@@ -1,6 +1,7 @@
 """What Prometheus sees: names and labels of the contract, counters of the process, gauges of the owner."""
 
 import gc
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -13,6 +14,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.samples import Sample
 
+from docs.tables import labels
 from streamapp.catalogue import FAMILIES
 from streamapp.core import quantiles
 from streamapp.core.learner import LearnResult
@@ -175,6 +177,16 @@ def test_what_equals_the_end_of_a_bucket_is_in_it(name: str, field: str) -> None
     exposition.publish(Snapshot(models=(model(group(**{field: quantiles.count(np.array(BOUNDS[series]))})),)))
     found = [value(exposition, f"{series}_bucket", **FRAUD, le=str(bound)) for bound in BOUNDS[series]]
     assert found == list(range(1, len(BOUNDS[series]) + 1))
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_the_documentation_names_the_ends_of_buckets_as_they_are_exported(name: str) -> None:
+    exposition = Exposition(SETTINGS)
+    exposition.publish(Snapshot(models=(model(),)))
+    page = generate_latest(exposition.registry).decode()
+    exported = [end for end in re.findall(rf'{name}_bucket.*le="(.+?)"', page) if end != "+Inf"]
+    documented = re.findall(rf"^\| `le`, `{name}` \| (.+) \|$", labels(), re.MULTILINE)
+    assert documented == [", ".join(exported)]
 
 
 def test_counts_from_before_a_take_over_are_not_this_process_s() -> None:
