@@ -8,13 +8,16 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
+from rich.console import Console
 
 from streamapp.errors import ConfigError
+from streamapp.tables import summary_view
 from streamapp.web.server import Readiness, WebServer
 from tests.conftest import leave_out
 
@@ -299,3 +302,36 @@ def test_a_browser_says_what_it_waits_for(server: WebServer, shown: Shown, chrom
     page = open_page(chromium, server.url, tmp_path, "--dump-dom")
     assert "not ready: waiting for the broker at localhost:9092" in page
     assert "No model seen yet" in page
+
+
+NO_OUTCOME = "No outcome yet: quality is known when outcomes come."
+NO_ROW = "No row could be scored so far."
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"outcomes": 0, "loss": None}, [NO_OUTCOME]),
+        ({"outcomes": 5, "unscorable": 5, "loss": None}, [NO_ROW]),
+        ({"outcomes": 5, "loss": {"name": "brier", "mean": 0.25, "rows": 5}, "metrics": {"brier": 0.25}}, []),
+    ],
+    ids=["no outcome", "no row scored", "no baseline"],
+)
+def test_a_browser_says_why_quality_is_not_known(
+    server: WebServer, shown: Shown, chromium: str, tmp_path: Path, changes: Mapping[str, Any], said: list[str]
+) -> None:
+    group = {**SUMMARY["models"]["fraud"]["groups"][HOSTILE], "unscorable": 0, **changes}
+    shown.summary = {"models": {"fraud": {"task": "binary", "groups": {"champion": group}}}, "events": {}}
+    page = re.sub(r"<script>.*</script>", "", open_page(chromium, server.url, tmp_path, "--dump-dom"), flags=re.DOTALL)
+    assert [each for each in (NO_OUTCOME, NO_ROW) if each in page] == said
+    assert ("<dt>unscorable</dt>" in page) == bool(group["unscorable"])
+
+
+@pytest.mark.parametrize("unscorable", [0, 5])
+def test_a_terminal_counts_what_could_not_be_scored(unscorable: int) -> None:
+    group = {**SUMMARY["models"]["fraud"]["groups"][HOSTILE], "unscorable": unscorable}
+    console = Console(file=StringIO(), width=100)
+    console.print(summary_view({"models": {"fraud": {"task": "binary", "groups": {"champion": group}}}}))
+    assert isinstance(console.file, StringIO)
+    assert ("unscorable" in console.file.getvalue()) == bool(unscorable)
