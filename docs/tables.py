@@ -237,9 +237,7 @@ def labels() -> str:
     kinds += [(f"`loss`, {task}", _list(LOSSES[task])) for task in LOSSES]
     kinds += [("`state`", _list(get_args(State)))]
     bounds = (("prediction_latency", LATENCY_BOUNDS), ("outcome_delay", DELAY_BOUNDS))
-    kinds += [
-        (f"`le`, `streamapp_{name}_seconds`", ", ".join(f"{bound:g}" for bound in found)) for name, found in bounds
-    ]
+    kinds += [(f"`le`, `streamapp_{name}_seconds`", ", ".join(map(str, found))) for name, found in bounds]
     return table(("label", "values"), kinds)
 
 

@@ -24,6 +24,7 @@ from streamapp.families import (
     BOUNDS,
     COUNT,
     DELAY_BOUNDS,
+    FAMILY,
     LATENCY_BOUNDS,
     OTHER,
     SUM,
@@ -31,8 +32,11 @@ from streamapp.families import (
     Key,
     Labels,
     Vocabulary,
+    clean,
 )
 from streamapp.pace import Pace
+from streamapp.stream.complaints import REASONS
+from streamapp.stream.quarantine import QUARANTINED
 
 __all__ = ["CAP", "DELAY_BOUNDS", "LATENCY_BOUNDS", "MOST_NEWS", "OTHER", "Exposition", "Snapshot"]
 
@@ -47,6 +51,9 @@ _STATUSES = {
 }
 _ENDS = ("restored", "fenced", "aborted", "failed")
 """What any task may be counted for."""
+_ENDS_OF_A_PROCESS = ("failed", "stuck", "killed")
+"""What no task need have done."""
+_ANSWERS = ("accepted", "rejected", "expired")
 _STATES = ("collecting", "insufficient", "watching")
 
 
@@ -112,6 +119,8 @@ class Exposition(Collector):
         self._counted: dict[str, dict[Key, float]] = {}
         """What each model's report said when it was last counted."""
         self._totals: dict[Key, float] = {}
+        self._carried: dict[Key, float] = {}
+        """What was counted of the forgotten and shown as :data:`OTHER`, by the labels it was shown under."""
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
 
@@ -138,15 +147,14 @@ class Exposition(Collector):
             for model in snapshot.models:
                 self._count((model,))
                 pace.step()
-            values = dict(self._totals)
-        values.update(_process_counters(snapshot))
-        families = Families(self._labels, pace)
-        families.counters(values)
-        _process_gauges(families, snapshot)
-        for model in snapshot.models:
-            _model_gauges(families, model, self._settings)
-            pace.step()
-        families.overflow(snapshot.events)
+            families = Families(self._labels, pace)
+            families.counters({**self._totals, **_process_counters(snapshot)})
+            families.counters(self._carried)
+            _process_gauges(families, snapshot)
+            for model in snapshot.models:
+                _model_gauges(families, model, self._settings)
+                pace.step()
+            families.overflow(snapshot.events)
         yield from families
 
     def _hear(self, news: Callable[[], None]) -> None:
@@ -170,17 +178,43 @@ class Exposition(Collector):
         self._count(gone)
         for model in gone:
             self._counted.pop(model.model, None)
+        after = _by_group(snapshot)
+        for key, value in _by_group(self._snapshot).items():
+            if after.get(key, 0) < value:
+                self._carry(key, value)
         self._snapshot = snapshot
 
     def _forget(self, names: tuple[tuple[str, str | None], ...]) -> None:
         for model, group in names:
-            for counts in (self._totals, self._counted.get(model, {})):
-                for key in [key for key in counts if key[1][0] == model and group in (None, key[1][1])]:
-                    del counts[key]
+            for key in _of(self._counted.get(model, {}), model, group):
+                del self._counted[model][key]
+            for key in _of(self._totals, model, group):
+                self._carry(key, self._totals.pop(key))
             if group is None:
-                self._labels.release("model", model)
-            elif not any(group == each.group for known in self._snapshot.models for each in known.groups):
-                self._labels.release("group", group)
+                self._release(clean(model))
+            elif not self._uses(group):
+                self._labels.release("group", clean(group))
+
+    def _carry(self, key: Key, value: float) -> None:
+        """Keep what is forgotten where it is one of others: they are shown as one, and that must not fall."""
+        name, labels, part = key
+        labels = self._labels.capped(FAMILY[name], labels)
+        if OTHER in labels[:2]:
+            self._carried[name, labels, part] = self._carried.get((name, labels, part), 0.0) + value
+
+    def _release(self, model: str) -> None:
+        if model != OTHER:
+            for key in _of(self._carried, model, None):
+                del self._carried[key]
+        self._labels.release("model", model)
+
+    def _uses(self, group: str) -> bool:
+        """Return whether anything is shown of a group, of models that went elsewhere too."""
+        counted = any(key[1][1] == group for counts in (self._totals, _by_group(self._snapshot)) for key in counts)
+        carried = any(key[1][1] == clean(group) for key in self._carried)
+        return (
+            counted or carried or any(group == each.group for known in self._snapshot.models for each in known.groups)
+        )
 
     def _count(self, models: Iterable[ModelReport]) -> None:
         for model in models:
@@ -192,6 +226,24 @@ class Exposition(Collector):
         totals = self._totals
         for key, value in now.items():
             totals[key] = totals.get(key, 0.0) + max(0.0, value - before.get(key, 0.0))
+
+
+def _of(counts: Mapping[Key, float], model: str, group: str | None) -> list[Key]:
+    """Return the keys of a group, or of a whole model."""
+    return [key for key in counts if key[1][0] == model and group in (None, key[1][1])]
+
+
+def _by_group(snapshot: Snapshot) -> dict[Key, float]:
+    """Return the process's own counts that are kept by model and group."""
+    return {
+        (name, labels, 0): count
+        for name, counted in (
+            ("streamapp_signals_total", snapshot.signals),
+            ("streamapp_retrain_requests_total", snapshot.retrain_requests),
+            ("streamapp_model_updates_total", snapshot.model_updates),
+        )
+        for labels, count in counted.items()
+    }
 
 
 def _counts(model: ModelReport) -> dict[Key, float]:
@@ -224,8 +276,11 @@ def _histogram(counts: dict[Key, float], name: str, labels: Labels, bins: Mappin
 
 @cache
 def _bucket(name: str, index: int) -> int:
-    """Return the number of the bucket that holds a logarithmic bin; bins are 2 % wide, so ends are that exact."""
-    return int(np.searchsorted(BOUNDS[name], quantiles.value(index), side="left"))
+    """Return the number of the bucket that holds a logarithmic bin: the one whose end, which belongs to it, is there.
+
+    Bins are 2 % wide, so ends are that exact.
+    """
+    return int(np.searchsorted(quantiles.bins(np.array(BOUNDS[name])), index, side="left"))
 
 
 def _process_counters(snapshot: Snapshot) -> dict[Key, float]:
@@ -238,30 +293,35 @@ def _process_counters(snapshot: Snapshot) -> dict[Key, float]:
     for topic, statuses in _STATUSES.items():
         for status in statuses:
             put("streamapp_events_total", (topic, status))
+        for reason in (*REASONS, QUARANTINED):
+            put("streamapp_rejected_total", (topic, reason))
     for role in ROLES:
         for reason in _ENDS:
             put("streamapp_recoveries_total", (role, reason))
+    for reason in _ENDS_OF_A_PROCESS:
+        put("streamapp_recoveries_total", ("worker", reason))
     for model in snapshot.models:
         for group in model.groups:
             names = (model.model, group.group)
             for detector in group.detectors:
-                put("streamapp_signals_total", (*names, "drift", "warn", detector.name))
+                for kind in ("drift", "recovery"):
+                    put("streamapp_signals_total", (*names, kind, "warn", detector.name))
             put("streamapp_signals_total", (*names, "drift", "act", "policy"))
+            put("streamapp_signals_total", (*names, "data_quality", "warn", "unscorable"))
             put("streamapp_retrain_requests_total", (*names, "drift"))
+            for answer in _ANSWERS:
+                put("streamapp_model_updates_total", (*names, answer))
     for (topic, status), count in snapshot.events.items():
         if status in _STATUSES.get(topic, ()):
             put("streamapp_events_total", (topic, status), count)
     for name, counted in (
         ("streamapp_rejected_total", snapshot.rejected),
-        ("streamapp_signals_total", snapshot.signals),
-        ("streamapp_retrain_requests_total", snapshot.retrain_requests),
-        ("streamapp_model_updates_total", snapshot.model_updates),
         ("streamapp_recoveries_total", snapshot.recoveries),
         ("streamapp_reread_records_total", snapshot.reread),
     ):
         for labels, count in counted.items():
             put(name, labels, count)
-    return counts
+    return counts | _by_group(snapshot)
 
 
 def _process_gauges(families: Families, snapshot: Snapshot) -> None:

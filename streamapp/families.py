@@ -36,37 +36,58 @@ Rows = dict[Labels, Any]
 Key = tuple[str, Labels, int]
 """Family, label values, and part: :data:`SUM`, :data:`COUNT` or the number of a bucket; 0 for a plain counter."""
 
-_FAMILY = {family.name: family for family in FAMILIES}
+FAMILY = {family.name: family for family in FAMILIES}
+"""The catalogue by name."""
 
 
 class Vocabulary:
-    """The values that each label has had, up to a cap."""
+    """The values that each label has had, up to a cap.
+
+    A value that became :data:`OTHER` stays that until it is released, so that what is added up there never falls: room
+    goes to values that were not seen before. Once a hundred times the cap wait for it, nobody can say any more who was
+    seen, and no room is given.
+    """
 
     def __init__(self, cap: int) -> None:
         self._cap = cap
+        self._most = 100 * cap
         self._known: dict[str, set[str]] = {}
         self._over: dict[str, set[str]] = {}
+        self._overflown: dict[str, int] = {}
 
     def of(self, label: str, value: str) -> str:
         """Return the value, or :data:`OTHER` once the label has had too many."""
         known = self._known.setdefault(label, set())
-        if value in known:
+        if value in known or value == OTHER:
             return value
+        over = self._over.get(label, set())
+        if value in over or len(over) >= self._most:
+            return OTHER
         if len(known) < self._cap:
             known.add(value)
             return value
-        over = self._over.setdefault(label, set())
-        if len(over) < 100 * self._cap:
-            over.add(value)
+        self._over.setdefault(label, over).add(value)
+        self._overflown[label] = self._overflown.get(label, 0) + 1
         return OTHER
+
+    def capped(self, family: Family, labels: Labels) -> Labels:
+        """Return label values of a family as they are shown."""
+        capped = tuple(
+            self.of(label, clean(value)) if label not in _CLOSED else clean(value)
+            for label, value in zip(family.labels, labels, strict=True)
+        )
+        return labels if capped == labels else capped  # the one that is there already: they are many
 
     def release(self, label: str, value: str) -> None:
         """Make room for another value: this one is not used any more."""
         self._known.get(label, set()).discard(value)
+        over = self._over.get(label, set())
+        if len(over) < self._most:
+            over.discard(value)
 
     def overflow(self) -> dict[str, int]:
         """Return how many values became :data:`OTHER`, by label."""
-        return {label: len(values) for label, values in self._over.items()}
+        return dict(self._overflown)
 
 
 class Families:
@@ -93,14 +114,14 @@ class Families:
     def gauge(self, name: str, labels: Labels, value: float | None) -> None:
         """Add a gauge; None is no sample. Where values of labels have overflown the first one is shown."""
         if value is not None:
-            self._rows[name].setdefault(self._capped(_FAMILY[name], labels), value)
+            self._rows[name].setdefault(self._labels.capped(FAMILY[name], labels), value)
 
     def counters(self, values: Mapping[Key, float]) -> None:
         """Add counters, summaries and histograms; those whose labels have overflown are added up."""
         for (name, labels, part), value in values.items():
             self._pace.step()
-            family = _FAMILY[name]
-            rows, labels = self._rows[name], self._capped(family, labels)
+            family = FAMILY[name]
+            rows, labels = self._rows[name], self._labels.capped(family, labels)
             if family.type == "counter":
                 rows[labels] = rows.get(labels, 0.0) + value
             else:
@@ -116,13 +137,6 @@ class Families:
                 counts[label] = counts.get(label, 0) + count
         for label, count in counts.items():
             self._rows["streamapp_label_overflow_total"][label,] = count
-
-    def _capped(self, family: Family, labels: Labels) -> Labels:
-        capped = tuple(
-            self._labels.of(label, _clean(value)) if label not in _CLOSED else _clean(value)
-            for label, value in zip(family.labels, labels, strict=True)
-        )
-        return labels if capped == labels else capped  # the one that is there already: they are many
 
 
 class Samples:
@@ -162,12 +176,26 @@ class Samples:
 
 
 _CLOSED = frozenset(
-    {"topic", "status", "partition", "role", "kind", "severity", "state", "task", "bin", "metric", "loss", "version"}
+    {
+        "topic",
+        "status",
+        "partition",
+        "role",
+        "reason",
+        "kind",
+        "severity",
+        "state",
+        "task",
+        "bin",
+        "metric",
+        "loss",
+        "version",
+    }
 )
 """Labels whose values are ours and few; of versions only those that answer now are shown."""
 
 
-def _clean(value: str) -> str:
+def clean(value: str) -> str:
     """Return a value that can be written: lone surrogates would end the scrape."""
     return value if value.isascii() else value.encode("utf-8", "replace").decode()
 

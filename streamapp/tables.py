@@ -15,7 +15,7 @@ _METRICS = {
     "multiclass": ("accuracy", "macro_f1", "brier"),
     "regression": ("mae", "rmse", "r2"),
 }
-_COUNTS = ("predictions", "outcomes", "pending", "expired", "censored", "lost")
+_COUNTS = ("predictions", "outcomes", "pending", "expired", "censored", "lost", "unscorable")
 _NEWEST = 8
 """Events shown of each model."""
 _UNDEFINED = "-"

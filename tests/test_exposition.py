@@ -1,10 +1,11 @@
 """What Prometheus sees: names and labels of the contract, counters of the process, gauges of the owner."""
 
 import gc
+import re
 import shutil
 import subprocess
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -13,11 +14,16 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.samples import Sample
 
+from docs.tables import labels
 from streamapp.catalogue import FAMILIES
 from streamapp.core import quantiles
+from streamapp.core.learner import LearnResult
 from streamapp.core.report import DetectorReport, GroupReport, ModelReport
 from streamapp.core.settings import ModelSettings, Seconds, Settings
 from streamapp.exposition import LATENCY_BOUNDS, MOST_NEWS, Exposition, Snapshot
+from streamapp.families import BOUNDS, Vocabulary
+from streamapp.stream.complaints import REASONS
+from streamapp.stream.quarantine import QUARANTINED
 from tests.conftest import leave_out
 
 # From the contract; one for each series that exists today.
@@ -162,6 +168,27 @@ def test_histogram_buckets_count_what_numpy_counts() -> None:
     assert value(exposition, "streamapp_prediction_latency_seconds_sum", **FRAUD) == pytest.approx(LATENCIES.sum())
 
 
+@pytest.mark.parametrize(
+    ("name", "field"), [("prediction_latency", "latency"), ("outcome_delay", "delay")], ids=["latency", "delay"]
+)
+def test_what_equals_the_end_of_a_bucket_is_in_it(name: str, field: str) -> None:
+    series = f"streamapp_{name}_seconds"
+    exposition = Exposition(SETTINGS)
+    exposition.publish(Snapshot(models=(model(group(**{field: quantiles.count(np.array(BOUNDS[series]))})),)))
+    found = [value(exposition, f"{series}_bucket", **FRAUD, le=str(bound)) for bound in BOUNDS[series]]
+    assert found == list(range(1, len(BOUNDS[series]) + 1))
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_the_documentation_names_the_ends_of_buckets_as_they_are_exported(name: str) -> None:
+    exposition = Exposition(SETTINGS)
+    exposition.publish(Snapshot(models=(model(),)))
+    page = generate_latest(exposition.registry).decode()
+    exported = [end for end in re.findall(rf'{name}_bucket.*le="(.+?)"', page) if end != "+Inf"]
+    documented = re.findall(rf"^\| `le`, `{name}` \| (.+) \|$", labels(), re.MULTILINE)
+    assert documented == [", ".join(exported)]
+
+
 def test_counts_from_before_a_take_over_are_not_this_process_s() -> None:
     exposition = Exposition(SETTINGS)
     exposition.adopt([model(group(predictions=1000, outcomes=900))])
@@ -255,7 +282,18 @@ def test_what_may_be_counted_later_is_there_at_zero() -> None:
     drift = {**FRAUD, "kind": "drift"}
     assert value(exposition, "streamapp_signals_total", **drift, severity="warn", detector="e-sr") == 0
     assert value(exposition, "streamapp_signals_total", **drift, severity="act", detector="policy") == 0
+    recovery = {**FRAUD, "kind": "recovery", "severity": "warn", "detector": "e-sr"}
+    assert value(exposition, "streamapp_signals_total", **recovery) == 0
+    quality = {**FRAUD, "kind": "data_quality", "severity": "warn", "detector": "unscorable"}
+    assert value(exposition, "streamapp_signals_total", **quality) == 0
     assert value(exposition, "streamapp_retrain_requests_total", **FRAUD, reason="drift") == 0
+    for status in get_args(get_type_hints(LearnResult)["status"]):
+        assert value(exposition, "streamapp_model_updates_total", **FRAUD, status=status) == 0
+    for reason in (*REASONS, QUARANTINED):
+        for topic in ("predictions", "outcomes"):
+            assert value(exposition, "streamapp_rejected_total", topic=topic, reason=reason) == 0
+    for reason in ("failed", "stuck", "killed"):
+        assert value(exposition, "streamapp_recoveries_total", role="worker", reason=reason) == 0
 
 
 def test_what_is_forgotten_makes_room_for_other_values() -> None:
@@ -269,6 +307,113 @@ def test_what_is_forgotten_makes_room_for_other_values() -> None:
     assert value(exposition, "streamapp_outcomes_total", model="b", **labels) == 4
     assert value(exposition, "streamapp_outcomes_total", model="c", **labels) == 4
     assert value(exposition, "streamapp_label_overflow_total", label="model") is None
+
+
+def many(**outcomes: int) -> tuple[ModelReport, ...]:
+    """Return models of one group that have had so many outcomes, of so many predictions and with so much loss."""
+    return tuple(
+        model(group(outcomes=n, predictions=n, latency={0: n}, losses={"brier": (float(n), n)}), name=name)
+        for name, n in outcomes.items()
+    )
+
+
+def others(exposition: Exposition) -> tuple[float | None, ...]:
+    """Return counters of each type that models share beyond the cap."""
+    names = {"model": "other", "group": "champion"}
+    return (
+        value(exposition, "streamapp_outcomes_total", **names),
+        value(exposition, "streamapp_prediction_latency_seconds_count", **names),
+        value(exposition, "streamapp_loss_sum", **names, loss="brier"),
+        value(exposition, "streamapp_loss_count", **names, loss="brier"),
+    )
+
+
+def test_what_is_counted_as_other_never_falls() -> None:
+    exposition = Exposition(SETTINGS, cap=2)
+    exposition.publish(Snapshot(models=many(a=10, b=10, c=5000, d=70)))
+    assert others(exposition) == (5070,) * 4
+    exposition.publish(Snapshot(models=many(b=10, c=5000, d=71)))
+    exposition.forget([("a", "champion"), ("a", None)])
+    assert others(exposition) == (5071,) * 4
+    exposition.publish(Snapshot(models=many(b=10, c=5001)))
+    exposition.forget([("d", "champion"), ("d", None)])
+    assert others(exposition) == (5072,) * 4
+    exposition.publish(Snapshot(models=many(b=10, c=5001, e=3, f=1)))
+    assert others(exposition) == (5073,) * 4
+    assert value(exposition, "streamapp_outcomes_total", model="e", group="champion") == 3
+    assert value(exposition, "streamapp_label_overflow_total", label="model") == 3
+
+
+def test_one_that_was_other_and_is_forgotten_comes_back_under_its_name_where_there_is_room() -> None:
+    exposition = Exposition(SETTINGS, cap=1)
+    exposition.publish(Snapshot(models=many(a=10, b=20)))
+    assert others(exposition) == (20,) * 4
+    exposition.publish(Snapshot())
+    exposition.forget([("a", "champion"), ("a", None), ("b", "champion"), ("b", None)])
+    exposition.publish(Snapshot(models=many(b=3)))
+    assert others(exposition) == (20,) * 4
+    assert value(exposition, "streamapp_outcomes_total", model="b", group="champion") == 3
+
+
+def test_a_model_that_is_forgotten_takes_its_other_groups_with_it() -> None:
+    exposition = Exposition(SETTINGS, cap=1)
+    exposition.publish(Snapshot(models=(model(group("x"), group("y"), name="a"),)))
+    assert value(exposition, "streamapp_outcomes_total", model="a", group="other") == 4
+    exposition.publish(Snapshot())
+    exposition.forget([("a", "y")])
+    assert value(exposition, "streamapp_outcomes_total", model="a", group="other") == 4
+    exposition.forget([("a", "x"), ("a", None)])
+    assert value(exposition, "streamapp_outcomes_total", model="a", group="other") is None
+
+
+def test_signals_requests_and_updates_of_others_never_fall() -> None:
+    signal, request, update = ("drift", "act", "policy"), ("drift",), ("accepted",)
+
+    def counted(**counts: int) -> Snapshot:
+        return Snapshot(
+            models=many(**counts),
+            signals={(name, "champion", *signal): n for name, n in counts.items()},
+            retrain_requests={(name, "champion", *request): n for name, n in counts.items()},
+            model_updates={(name, "champion", *update): n for name, n in counts.items()},
+        )
+
+    def shown() -> tuple[float | None, ...]:
+        names = {"model": "other", "group": "champion"}
+        return (
+            value(exposition, "streamapp_signals_total", **names, kind="drift", severity="act", detector="policy"),
+            value(exposition, "streamapp_retrain_requests_total", **names, reason="drift"),
+            value(exposition, "streamapp_model_updates_total", **names, status="accepted"),
+        )
+
+    exposition = Exposition(SETTINGS, cap=5)
+    known = dict.fromkeys("vwxyz", 1)
+    exposition.publish(counted(**known, b=5, c=7))
+    assert shown() == (12,) * 3
+    exposition.publish(counted(**known, c=8))
+    exposition.forget([("b", "champion"), ("b", None)])
+    assert shown() == (13,) * 3
+
+
+def test_a_group_of_a_model_that_went_elsewhere_stays_what_it_was_shown_as() -> None:
+    exposition = Exposition(SETTINGS, cap=2)
+    exposition.publish(
+        Snapshot(models=(model(group("w"), group("x"), group("y"), name="b"), model(group("y"), name="a")))
+    )
+    assert value(exposition, "streamapp_outcomes_total", model="a", group="other") == 4
+    exposition.publish(Snapshot(models=(model(group("w"), group("z"), name="b"),)))
+    exposition.forget([("b", "x"), ("b", "y")])
+    assert value(exposition, "streamapp_outcomes_total", model="a", group="other") == 4
+    assert value(exposition, "streamapp_outcomes_total", model="b", group="other") == 4
+    assert value(exposition, "streamapp_outcomes_total", model="b", group="z") == 4
+
+
+def test_room_is_not_given_once_too_many_wait_for_it() -> None:
+    words = Vocabulary(1)
+    assert words.of("model", "a") == "a"
+    assert {words.of("model", f"m{number}") for number in range(200)} == {"other"}
+    words.release("model", "a")
+    assert words.of("model", "m150") == "other"
+    assert words.overflow() == {"model": 100}
 
 
 def test_a_group_that_is_forgotten_and_comes_back_is_counted_from_its_beginning() -> None:

@@ -8,13 +8,16 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
+from rich.console import Console
 
 from streamapp.errors import ConfigError
+from streamapp.tables import summary_view
 from streamapp.web.server import Readiness, WebServer
 from tests.conftest import leave_out
 
@@ -175,6 +178,45 @@ def test_metrics_are_negotiated(server: WebServer) -> None:
     assert b"streamapp_test_ratio 0.5\n" in gzip.decompress(body)
 
 
+@pytest.mark.parametrize(
+    "accepted",
+    [
+        "text/plain;version=x",
+        "application/openmetrics-text; version=abc",
+        "application/openmetrics-text;version=1.0.x",
+        "application/openmetrics-text;version=2.x",
+        'text/plain; version="1.0.0"',
+        "text/plain;version=" + "9" * 5000,
+        "text/plain;version=,",
+    ],
+)
+def test_a_version_that_is_none_is_answered_in_the_plain_format(server: WebServer, accepted: str) -> None:
+    status, headers, body = get(server, "/metrics", Accept=accepted)
+    assert (status, headers["Content-Type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    assert b"streamapp_test_ratio 0.5\n" in body
+
+
+@pytest.mark.parametrize("version", ["0.0.1", "1.0.0", "2.0.0", "99.1"])
+def test_any_version_of_numbers_is_answered(server: WebServer, version: str) -> None:
+    accepted = f"application/openmetrics-text;version={version};q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1"
+    assert get(server, "/metrics", Accept=accepted)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("accepted", "encoding"),
+    [
+        ("gzip", "gzip"),
+        ("deflate, gzip;q=0.5", "gzip"),
+        ("GZIP; q=1.0", "gzip"),
+        ("gzip;q=0", None),
+        ("deflate, gzip; q=0.000", None),
+        ("identity", None),
+    ],
+)
+def test_gzip_is_for_those_who_take_it(server: WebServer, accepted: str, encoding: str | None) -> None:
+    assert get(server, "/metrics", Accept_Encoding=accepted)[1]["Content-Encoding"] == encoding
+
+
 def test_other_paths_and_methods_are_refused(server: WebServer) -> None:
     assert get(server, "/nothing")[0] == 404
     assert get(server, "/../etc/passwd")[0] == 404
@@ -260,3 +302,36 @@ def test_a_browser_says_what_it_waits_for(server: WebServer, shown: Shown, chrom
     page = open_page(chromium, server.url, tmp_path, "--dump-dom")
     assert "not ready: waiting for the broker at localhost:9092" in page
     assert "No model seen yet" in page
+
+
+NO_OUTCOME = "No outcome yet: quality is known when outcomes come."
+NO_ROW = "No row could be scored so far."
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"outcomes": 0, "loss": None}, [NO_OUTCOME]),
+        ({"outcomes": 5, "unscorable": 5, "loss": None}, [NO_ROW]),
+        ({"outcomes": 5, "loss": {"name": "brier", "mean": 0.25, "rows": 5}, "metrics": {"brier": 0.25}}, []),
+    ],
+    ids=["no outcome", "no row scored", "no baseline"],
+)
+def test_a_browser_says_why_quality_is_not_known(
+    server: WebServer, shown: Shown, chromium: str, tmp_path: Path, changes: Mapping[str, Any], said: list[str]
+) -> None:
+    group = {**SUMMARY["models"]["fraud"]["groups"][HOSTILE], "unscorable": 0, **changes}
+    shown.summary = {"models": {"fraud": {"task": "binary", "groups": {"champion": group}}}, "events": {}}
+    page = re.sub(r"<script>.*</script>", "", open_page(chromium, server.url, tmp_path, "--dump-dom"), flags=re.DOTALL)
+    assert [each for each in (NO_OUTCOME, NO_ROW) if each in page] == said
+    assert ("<dt>unscorable</dt>" in page) == bool(group["unscorable"])
+
+
+@pytest.mark.parametrize("unscorable", [0, 5])
+def test_a_terminal_counts_what_could_not_be_scored(unscorable: int) -> None:
+    group = {**SUMMARY["models"]["fraud"]["groups"][HOSTILE], "unscorable": unscorable}
+    console = Console(file=StringIO(), width=100)
+    console.print(summary_view({"models": {"fraud": {"task": "binary", "groups": {"champion": group}}}}))
+    assert isinstance(console.file, StringIO)
+    assert ("unscorable" in console.file.getvalue()) == bool(unscorable)

@@ -47,6 +47,7 @@ class View:
         self._taking = asyncio.Lock()
         self._taken = -inf
         self._summary: Mapping[str, Any] = summary(runtime, ())
+        self._summarising = asyncio.Lock()
         self._summarised = -inf
         self._loop: asyncio.AbstractEventLoop | None = None
         self._readiness = Readiness(ready=False, reason="the worker is starting")
@@ -104,12 +105,11 @@ class View:
                 await self._take()
 
     async def _summarise(self) -> None:
-        now = self._runtime.around.monotonic()
-        if now - self._summarised < SUMMARY_HOLDS:
-            return
-        self._summarised = now
-        models = [part async for part in breathing(model_summaries(self._runtime), rest=REST)]
-        self._summary = summary(self._runtime, models)
+        async with self._summarising:
+            if self._runtime.around.monotonic() - self._summarised >= SUMMARY_HOLDS:
+                models = [part async for part in breathing(model_summaries(self._runtime), rest=REST)]
+                self._summary = summary(self._runtime, models)
+                self._summarised = self._runtime.around.monotonic()
 
     def waits_for(self, what: str) -> None:
         """Say what keeps the worker from working."""

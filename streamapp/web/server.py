@@ -28,6 +28,8 @@ _JSON = "application/json"
 _TEXT = "text/plain; charset=utf-8"
 _REQUEST_SECONDS = 10.0
 """A reader that takes longer to send its request is dropped."""
+_ODD_VERSION = re.compile(r"[;\s]version=(?![0-9]{1,9}(?:\.[0-9]{1,9})*\s*(?:[;,]|$))")
+"""A version of a format that is none: the library compares it with numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,9 +154,10 @@ class WebServer:
         return _Answer(HTTPStatus.NOT_FOUND, _TEXT, b"not found; try / /metrics /api/summary /healthz /readyz\n")
 
     def _metrics(self, environ: WSGIEnvironment) -> _Answer:
-        encoder, content_type = choose_encoder(environ.get("HTTP_ACCEPT", ""))
+        accepted = environ.get("HTTP_ACCEPT", "")
+        encoder, content_type = choose_encoder("" if _ODD_VERSION.search(accepted) else accepted)
         body = encoder(self._registry)
-        if "gzip" not in environ.get("HTTP_ACCEPT_ENCODING", ""):
+        if not _takes_gzip(environ.get("HTTP_ACCEPT_ENCODING", "")):
             return _Answer(HTTPStatus.OK, content_type, body)
         return _Answer(HTTPStatus.OK, content_type, gzip.compress(body, 1), (("Content-Encoding", "gzip"),))
 
@@ -188,6 +191,15 @@ class _Handler(WSGIRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Log no requests: scrapes come every few seconds."""
+
+
+def _takes_gzip(accepted: str) -> bool:
+    """Return whether a reader takes gzip: where its quality is 0 it does not."""
+    for each in accepted.lower().split(","):
+        coding, _, quality = each.partition(";")
+        if coding.strip() == "gzip":
+            return not re.fullmatch(r"\s*q=0(?:\.0*)?\s*", quality)
+    return False
 
 
 def _policy(page: str) -> str:

@@ -281,3 +281,39 @@ def test_the_summary_is_made_when_somebody_asks_for_it(tmp_path: Path) -> None:
             view.web.stop()
 
     run(work())
+
+
+def test_who_asks_while_a_summary_is_made_is_given_that_one(stage: Stage) -> None:
+    names = [f"m{number}" for number in range(100)]
+
+    async def work() -> None:
+        view = View(stage.runtime)
+        await stage.own("monitor-0")
+        for offset, name in enumerate(names):
+            rows = batch([Row(scores=0.5, outcome=True)], model=name)
+            stage.task("monitor-0").monitor.apply(rows, Position(0, offset, START))
+
+        async def ask() -> list[str]:
+            await view._summarise()
+            return list(view._summary["models"])
+
+        assert await asyncio.gather(ask(), ask()) == [names, names]
+
+    run(work())
+
+
+def test_a_summary_that_could_not_be_made_is_made_for_the_next_who_asks(stage: Stage) -> None:
+    async def work() -> None:
+        view = View(stage.runtime)
+        await stage.own("monitor-0")
+        task = stage.task("monitor-0")
+        task.monitor.apply(batch([Row(scores=0.5, outcome=True)]), Position(0, 0, START))
+        signals = task.signals
+        del task.signals
+        with pytest.raises(AttributeError):
+            await view._summarise()
+        task.signals = signals
+        await view._summarise()
+        assert view._summary["models"].keys() == {"fraud"}
+
+    run(work())
