@@ -34,6 +34,8 @@ _LONGEST_PAUSE = 5.0
 """Seconds between two attempts to reach a broker, at most."""
 _LOOK = 0.005
 """Seconds between two looks for receipts, at most."""
+_LETTING_GO = 8.0
+"""Seconds that a client may take to end where a broker hangs, at most: to notice that it should, and to do it."""
 
 
 class EventPublisher:
@@ -171,7 +173,8 @@ class EventPublisher:
     def close(self, timeout: float = 10.0) -> bool:
         """Take no more events, deliver those that wait, and tell whether all of them were.
 
-        Those that no broker took within *timeout* seconds count as failed.
+        Those that no broker took within *timeout* seconds count as failed; it takes some seconds longer to let go of a
+        broker that hangs.
         """
         end = time.monotonic() + timeout
         with self._lock:
@@ -181,9 +184,9 @@ class EventPublisher:
         self._ending.set()
         self._handed.put(None)
         if self._thread is not None:
-            self._thread.join(max(0.0, end - time.monotonic()) + 1.0)
+            self._thread.join(max(0.0, end - time.monotonic()) + _LETTING_GO)
         self._give_up()
-        return self.failed == 0
+        return self.delivered == self.published
 
     def __enter__(self) -> Self:
         """Return the publisher itself."""

@@ -1,9 +1,12 @@
 """EventPublisher against real brokers, and against none."""
 
 import multiprocessing
+import os
+import signal
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -17,6 +20,7 @@ from kafka.partitioner.default import murmur2
 from streamapp.address import free_port
 from streamapp.client import Client, EventPublisher
 from streamapp.core.events import Outcome, Prediction
+from streamapp.embedded import EmbeddedBroker, available, unavailable
 from streamapp.errors import ConfigError
 from streamapp.stream.topics import TopicPlan, Topics, create
 from tests.conftest import leave_out
@@ -251,6 +255,34 @@ def test_the_embedded_broker_takes_events_too(embedded, prefix, client):
             publisher.publish(predict(number))
     assert publisher.delivered == 2000
     assert numbers(embedded.bootstrap, topics.predictions, 2000) == list(range(2000))
+
+
+@pytest.fixture
+def own_embedded() -> Iterator[EmbeddedBroker]:
+    """An embedded broker for one test, which may stop it in its tracks."""
+    if not available():
+        leave_out(f"no embedded broker: {unavailable()}")
+    with EmbeddedBroker() as broker:
+        yield broker
+        os.kill(broker.pid, signal.SIGCONT)
+
+
+@pytest.mark.embedded
+def test_closing_while_the_broker_hangs_fails_what_is_on_its_way_and_leaves_no_thread(own_embedded, prefix, client):
+    inputs(own_embedded.bootstrap, prefix)
+    errors = Errors()
+    before = set(threading.enumerate())
+    publisher = EventPublisher(own_embedded.bootstrap, prefix=prefix, on_error=errors, client=client)
+    publisher.publish(predict(0))
+    assert publisher.flush(30)
+    os.kill(own_embedded.pid, signal.SIGSTOP)
+    for number in range(1, 6):
+        assert publisher.publish(predict(number))
+    assert not publisher.close(0.5)
+    assert (publisher.published, publisher.delivered, publisher.failed) == (6, 1, 5)
+    assert sorted(msgspec.json.decode(value)["prediction_id"] for _, value in errors) == list("12345")
+    assert {type(error) for error, _ in errors} == {TimeoutError}
+    assert set(threading.enumerate()) <= before
 
 
 # Without one
