@@ -124,9 +124,7 @@ class EventPublisher:
                 self.published += 1
                 self._handed.put((topic, key, value, time.monotonic()))
                 if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="streamapp-publisher", daemon=True)
-                    self._thread.start()
-                    atexit.register(self._at_exit)
+                    self._start()
             else:
                 self.dropped += 1
         if not taken:
@@ -180,10 +178,11 @@ class EventPublisher:
         with self._lock:
             self._closed = True
         atexit.unregister(self._at_exit)
-        self.flush(timeout)
+        if self._is_running():
+            self.flush(timeout)
         self._ending.set()
         self._handed.put(None)
-        if self._thread is not None:
+        if self._thread is not None and self._is_running():
             self._thread.join(max(0.0, end - time.monotonic()) + _LETTING_GO)
         self._give_up()
         return self.delivered == self.published
@@ -237,6 +236,25 @@ class EventPublisher:
         self._carrier.abandon()
         self.published = self.delivered = self.failed = self.dropped = self.rejected = 0
         self._begin()
+
+    def _start(self) -> None:
+        """Start the thread; where none can be had, the next event tries again."""
+        self._close_at_exit()
+        self._thread = threading.Thread(target=self._run, name="streamapp-publisher", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._thread = None
+            logger.warning("events wait, because no thread can be started to publish them: %s", error)
+
+    def _is_running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def _close_at_exit(self) -> None:
+        # Functions registered last run first: ours must come before the client's own.
+        atexit.unregister(self._at_exit)
+        if not self._closed:
+            atexit.register(self._at_exit)
 
     def _run(self) -> None:
         """Take events from the queue to Kafka, until closed."""
@@ -315,10 +333,7 @@ class _Receipts:
 
     def connected(self) -> None:
         """See :class:`streamapp.publishing.carrier.Receipts`."""
-        # Functions registered last run first: ours must come before the client's own.
-        atexit.unregister(self._of._at_exit)
-        if not self._of._closed:
-            atexit.register(self._of._at_exit)
+        self._of._close_at_exit()
 
 
 _publishers: weakref.WeakSet[EventPublisher] = weakref.WeakSet()

@@ -323,6 +323,38 @@ def test_an_event_fails_when_nobody_takes_it_in_time(nobody, client):
     publisher.close(0.1)
 
 
+@pytest.fixture
+def no_threads(monkeypatch) -> Iterator[pytest.MonkeyPatch]:
+    """Threads cannot be started, until it is undone."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        yield patch
+
+
+def test_an_event_waits_while_no_thread_can_be_started_and_the_next_one_tries_again(nobody, no_threads, client):
+    publisher = EventPublisher(nobody, delivery_timeout=0.2, client=client)
+    assert publisher.publish(predict(1))
+    no_threads.undo()
+    assert publisher.publish(predict(2))
+    assert publisher.flush(30)
+    assert (publisher.published, publisher.failed) == (2, 2)
+    publisher.close(0.1)
+
+
+def test_closing_fails_at_once_what_no_thread_could_be_started_for(nobody, no_threads, client):
+    errors = Errors()
+    publisher = EventPublisher(nobody, on_error=errors, client=client)
+    assert publisher.publish(predict(1))
+    begun = time.monotonic()
+    assert not publisher.close(60)
+    assert time.monotonic() - begun < 30
+    assert (publisher.published, publisher.failed, len(errors)) == (1, 1, 1)
+
+
 @pytest.mark.parametrize(
     "event",
     [
