@@ -13,6 +13,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from multiprocessing.util import Finalize
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -177,7 +178,7 @@ class EventPublisher:
         end = time.monotonic() + timeout
         with self._lock:
             self._closed = True
-        atexit.unregister(self._at_exit)
+        self._close_at_exit()
         if self._is_running():
             self.flush(timeout)
         self._ending.set()
@@ -230,6 +231,7 @@ class EventPublisher:
         """What the thread has taken from there, and not yet sent."""
         self._ending = threading.Event()
         self._thread = None
+        self._finalizer: Finalize | None = None
 
     def _begin_again(self) -> None:
         """Begin anew in a forked child, which has none of the parent's threads and must not use its sockets."""
@@ -251,10 +253,15 @@ class EventPublisher:
         return self._thread is not None and self._thread.is_alive()
 
     def _close_at_exit(self) -> None:
+        """Have the publisher closed when the process ends, unless it is by then."""
         # Functions registered last run first: ours must come before the client's own.
         atexit.unregister(self._at_exit)
+        if self._finalizer is not None:
+            self._finalizer.cancel()
         if not self._closed:
             atexit.register(self._at_exit)
+            # A forked child of multiprocessing calls these alone.
+            self._finalizer = Finalize(None, self._at_exit, exitpriority=1)
 
     def _run(self) -> None:
         """Take events from the queue to Kafka, until closed."""

@@ -172,6 +172,21 @@ def test_a_forked_child_publishes_its_own_events(kafka, topics, client):
     assert numbers(kafka.bootstrap, topics.predictions, 3) == [1, 2, 3]
 
 
+@pytest.mark.embedded
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_of_multiprocessing_that_simply_returns_has_delivered_first(embedded, prefix, client):
+    topics = inputs(embedded.bootstrap, prefix)
+    publisher = EventPublisher(embedded.bootstrap, prefix=prefix, client=client)
+    publisher.publish(predict(1))
+    publisher.flush(10)
+    child = multiprocessing.get_context("fork").Process(target=publisher.publish, args=(predict(2),))
+    child.start()
+    child.join(30)
+    assert child.exitcode == 0
+    assert publisher.close()
+    assert numbers(embedded.bootstrap, topics.predictions, 2) == [1, 2]
+
+
 FORKS_AND_ENDS = """
 import os, sys
 from streamapp.client import EventPublisher
