@@ -122,8 +122,8 @@ class EventPublisher:
         with self._lock:
             taken = not self._closed and self.published - self.delivered - self.failed < self._queue_size
             if taken:
-                self.published += 1
                 self._handed.put((topic, key, value, time.monotonic()))
+                self.published += 1
                 if self._thread is None:
                     self._start()
             else:
@@ -173,7 +173,7 @@ class EventPublisher:
         """Take no more events, deliver those that wait, and tell whether all of them were.
 
         Those that no broker took within *timeout* seconds count as failed; it takes some seconds longer to let go of a
-        broker that hangs.
+        broker that hangs. It may be called by a signal's handler.
         """
         end = time.monotonic() + timeout
         with self._lock:
@@ -183,8 +183,10 @@ class EventPublisher:
             self.flush(timeout)
         self._ending.set()
         self._handed.put(None)
-        if self._thread is not None and self._is_running():
-            self._thread.join(max(0.0, end - time.monotonic()) + _LETTING_GO)
+        thread = self._thread
+        if thread is not None and thread.is_alive():
+            thread.join(max(0.0, end - time.monotonic()) + _LETTING_GO)
+        self._thread = None
         self._give_up()
         return self.delivered == self.published
 
@@ -224,11 +226,17 @@ class EventPublisher:
         return KafkaPython(receipts, options, **common)
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()
+        # Both may be taken again by the thread that has them: in a signal's handler.
+        self._lock = threading.RLock()
+        """Of those who publish and close. The publisher's thread never waits for it."""
+        self._counting = threading.RLock()
+        """Of what became of the events."""
         self._handed: SimpleQueue[Waiting | None] = SimpleQueue()
         """What callers hand over; None wakes the thread."""
         self._queue: deque[Waiting] = deque()
         """What the thread has taken from there, and not yet sent."""
+        self._taken = 0
+        """Events that it has taken from there so far."""
         self._ending = threading.Event()
         self._thread = None
         self._finalizer: Finalize | None = None
@@ -241,10 +249,13 @@ class EventPublisher:
 
     def _start(self) -> None:
         """Start the thread; where none can be had, the next event tries again."""
+        if self._closed:  # by a signal's handler, just before the event was handed over
+            self._give_up()
+            return
         self._close_at_exit()
-        self._thread = threading.Thread(target=self._run, name="streamapp-publisher", daemon=True)
+        thread = self._thread = threading.Thread(target=self._run, name="streamapp-publisher", daemon=True)
         try:
-            self._thread.start()
+            thread.start()
         except RuntimeError as error:
             self._thread = None
             logger.warning("events wait, because no thread can be started to publish them: %s", error)
@@ -280,7 +291,7 @@ class EventPublisher:
 
     def _collect(self) -> None:
         """Wait for events and take what has come; wait shortly while there are receipts to look for."""
-        is_idle = self.published == self.delivered + self.failed
+        is_idle = self._taken == self.delivered + self.failed
         try:
             first = self._handed.get(timeout=None if is_idle else _LOOK)
         except Empty:
@@ -293,9 +304,10 @@ class EventPublisher:
     def _take(self, waiting: Waiting | None) -> None:
         if waiting is not None:
             self._queue.append(waiting)
+            self._taken += 1
 
     def _fail(self, value: bytes, error: Exception) -> None:
-        with self._lock:
+        with self._counting:
             self.failed += 1
         self._report(error, value)
 
@@ -331,7 +343,7 @@ class _Receipts:
 
     def delivered(self, count: int) -> None:
         """See :class:`streamapp.publishing.carrier.Receipts`."""
-        with self._of._lock:
+        with self._of._counting:
             self._of.delivered += count
 
     def failed(self, value: bytes, error: Exception) -> None:

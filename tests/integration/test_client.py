@@ -370,6 +370,37 @@ def test_closing_fails_at_once_what_no_thread_could_be_started_for(nobody, no_th
     assert (publisher.published, publisher.failed, len(errors)) == (1, 1, 1)
 
 
+CLOSES_IN_A_HANDLER = """
+import os, signal, sys
+from streamapp.client import EventPublisher
+
+publisher = EventPublisher(sys.argv[1], delivery_timeout=0.1)
+signal.signal(signal.SIGTERM, lambda *_: publisher.close(60))
+
+def publish(number):
+    publisher.prediction(prediction_id=str(number), model="fraud", prediction=True)
+
+def interrupt(frame, event, called):
+    if sys.argv[2:] == [event, frame.f_code.co_name if event == "call" else getattr(called, "__name__", "")]:
+        sys.setprofile(None)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+if sys.argv[3] == "put":
+    publish(1)
+    publisher.flush()
+sys.setprofile(interrupt)
+publish(2)
+print(publisher.published - publisher.failed, publisher._closed)
+"""
+
+
+@pytest.mark.parametrize("moment", [("call", "start"), ("c_call", "put"), ("c_return", "put")])
+def test_a_signal_that_interrupts_publishing_may_close(nobody, moment):
+    arguments = [sys.executable, "-c", CLOSES_IN_A_HANDLER, nobody, *moment]
+    done = subprocess.run(arguments, check=True, timeout=30, capture_output=True)
+    assert done.stdout.split() == [b"0", b"True"]
+
+
 @pytest.mark.parametrize(
     "event",
     [
