@@ -13,6 +13,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from multiprocessing.util import Finalize
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -34,6 +35,8 @@ _LONGEST_PAUSE = 5.0
 """Seconds between two attempts to reach a broker, at most."""
 _LOOK = 0.005
 """Seconds between two looks for receipts, at most."""
+_LETTING_GO = 8.0
+"""Seconds that a client may take to end where a broker hangs, at most: to notice that it should, and to do it."""
 
 
 class EventPublisher:
@@ -119,12 +122,10 @@ class EventPublisher:
         with self._lock:
             taken = not self._closed and self.published - self.delivered - self.failed < self._queue_size
             if taken:
-                self.published += 1
                 self._handed.put((topic, key, value, time.monotonic()))
+                self.published += 1
                 if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="streamapp-publisher", daemon=True)
-                    self._thread.start()
-                    atexit.register(self._at_exit)
+                    self._start()
             else:
                 self.dropped += 1
         if not taken:
@@ -171,19 +172,23 @@ class EventPublisher:
     def close(self, timeout: float = 10.0) -> bool:
         """Take no more events, deliver those that wait, and tell whether all of them were.
 
-        Those that no broker took within *timeout* seconds count as failed.
+        Those that no broker took within *timeout* seconds count as failed; it takes some seconds longer to let go of a
+        broker that hangs. It may be called by a signal's handler.
         """
         end = time.monotonic() + timeout
         with self._lock:
             self._closed = True
-        atexit.unregister(self._at_exit)
-        self.flush(timeout)
+        self._close_at_exit()
+        if self._is_running():
+            self.flush(timeout)
         self._ending.set()
         self._handed.put(None)
-        if self._thread is not None:
-            self._thread.join(max(0.0, end - time.monotonic()) + 1.0)
+        thread = self._thread
+        if thread is not None and thread.is_alive():
+            thread.join(max(0.0, end - time.monotonic()) + _LETTING_GO)
+        self._thread = None
         self._give_up()
-        return self.failed == 0
+        return self.delivered == self.published
 
     def __enter__(self) -> Self:
         """Return the publisher itself."""
@@ -221,19 +226,53 @@ class EventPublisher:
         return KafkaPython(receipts, options, **common)
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()
+        # Both may be taken again by the thread that has them: in a signal's handler.
+        self._lock = threading.RLock()
+        """Of those who publish and close. The publisher's thread never waits for it."""
+        self._counting = threading.RLock()
+        """Of what became of the events."""
         self._handed: SimpleQueue[Waiting | None] = SimpleQueue()
         """What callers hand over; None wakes the thread."""
         self._queue: deque[Waiting] = deque()
         """What the thread has taken from there, and not yet sent."""
+        self._taken = 0
+        """Events that it has taken from there so far."""
         self._ending = threading.Event()
         self._thread = None
+        self._finalizer: Finalize | None = None
 
     def _begin_again(self) -> None:
         """Begin anew in a forked child, which has none of the parent's threads and must not use its sockets."""
         self._carrier.abandon()
         self.published = self.delivered = self.failed = self.dropped = self.rejected = 0
         self._begin()
+
+    def _start(self) -> None:
+        """Start the thread; where none can be had, the next event tries again."""
+        if self._closed:  # by a signal's handler, just before the event was handed over
+            self._give_up()
+            return
+        self._close_at_exit()
+        thread = self._thread = threading.Thread(target=self._run, name="streamapp-publisher", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._thread = None
+            logger.warning("events wait, because no thread can be started to publish them: %s", error)
+
+    def _is_running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def _close_at_exit(self) -> None:
+        """Have the publisher closed when the process ends, unless it is by then."""
+        # Functions registered last run first: ours must come before the client's own.
+        atexit.unregister(self._at_exit)
+        if self._finalizer is not None:
+            self._finalizer.cancel()
+        if not self._closed:
+            atexit.register(self._at_exit)
+            # A forked child of multiprocessing calls these alone.
+            self._finalizer = Finalize(None, self._at_exit, exitpriority=1)
 
     def _run(self) -> None:
         """Take events from the queue to Kafka, until closed."""
@@ -252,7 +291,7 @@ class EventPublisher:
 
     def _collect(self) -> None:
         """Wait for events and take what has come; wait shortly while there are receipts to look for."""
-        is_idle = self.published == self.delivered + self.failed
+        is_idle = self._taken == self.delivered + self.failed
         try:
             first = self._handed.get(timeout=None if is_idle else _LOOK)
         except Empty:
@@ -265,9 +304,10 @@ class EventPublisher:
     def _take(self, waiting: Waiting | None) -> None:
         if waiting is not None:
             self._queue.append(waiting)
+            self._taken += 1
 
     def _fail(self, value: bytes, error: Exception) -> None:
-        with self._lock:
+        with self._counting:
             self.failed += 1
         self._report(error, value)
 
@@ -303,7 +343,7 @@ class _Receipts:
 
     def delivered(self, count: int) -> None:
         """See :class:`streamapp.publishing.carrier.Receipts`."""
-        with self._of._lock:
+        with self._of._counting:
             self._of.delivered += count
 
     def failed(self, value: bytes, error: Exception) -> None:
@@ -312,10 +352,7 @@ class _Receipts:
 
     def connected(self) -> None:
         """See :class:`streamapp.publishing.carrier.Receipts`."""
-        # Functions registered last run first: ours must come before the client's own.
-        atexit.unregister(self._of._at_exit)
-        if not self._of._closed:
-            atexit.register(self._of._at_exit)
+        self._of._close_at_exit()
 
 
 _publishers: weakref.WeakSet[EventPublisher] = weakref.WeakSet()

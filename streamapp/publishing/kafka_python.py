@@ -1,6 +1,5 @@
 """Events on their way with kafka-python: pure Python, installed with streamapp."""
 
-import contextlib
 from collections import deque
 from threading import Event
 from typing import Any
@@ -16,6 +15,9 @@ BLOCK_MS = 3000
 """Most milliseconds that the library may wait for a broker before it raises."""
 BATCH_BYTES = 1 << 18
 """Bytes of a batch, which is one partition's. With the library's 16 kB each event wakes its network thread."""
+
+_ENDING = 2.0
+"""Most seconds that the library's thread may take to end when it is told to."""
 
 
 class KafkaPython:
@@ -60,6 +62,8 @@ class KafkaPython:
             **options,
         }
         self._producer: Any = None
+        self._cut_off: Exception | None = None
+        """Why what was on its way when the producer closed has failed."""
 
     def carry(self, queue: deque[Waiting], ending: Event) -> None:
         """See :class:`streamapp.publishing.carrier.Carrier`."""
@@ -71,7 +75,7 @@ class KafkaPython:
             reason = unreachable(self._broker, BLOCK_MS / 1000)
             if reason is not None:
                 raise reason
-            self._producer = KafkaProducer(**self._options)
+            self._producer, self._cut_off = KafkaProducer(**self._options), None
             self._receipts.connected()
         while queue and not ending.is_set() and not _useless(self._producer):
             topic, key, value, _ = queue[0]
@@ -85,13 +89,16 @@ class KafkaPython:
             else:
                 queue.popleft()
                 future.add_callback(self._delivered)
-                future.add_errback(lambda error, value=value: self._receipts.failed(value, error))
+                future.add_errback(lambda error, value=value: self._failed(value, error))
 
     def close(self) -> None:
         """See :class:`streamapp.publishing.carrier.Carrier`."""
         if self._producer is not None:
-            with contextlib.suppress(KafkaTimeoutError):
+            try:
                 self._producer.close(timeout=1.0)
+            except KafkaTimeoutError:
+                self._cut_off = TimeoutError("closed before a broker took it")
+                _end(self._producer)
             self._producer = None
 
     def abandon(self) -> None:
@@ -102,6 +109,9 @@ class KafkaPython:
 
     def _delivered(self, _metadata: object) -> None:
         self._receipts.delivered(1)
+
+    def _failed(self, value: bytes, error: Exception) -> None:
+        self._receipts.failed(value, self._cut_off or error)
 
 
 def check(options: dict[str, Any], compression: str | None) -> None:
@@ -115,6 +125,14 @@ def check(options: dict[str, Any], compression: str | None) -> None:
         raise ConfigError(f"EventPublisher has no argument {unknown[0]!r}")
     if compression is not None and not KafkaProducer._COMPRESSORS[compression][0]():
         raise ConfigError(f"compression={compression!r} needs a library that is not installed")
+
+
+def _end(producer: Any) -> None:
+    """Close a producer by force: what it still has fails. It would otherwise go on, and nobody would hear."""
+    producer._sender.force_close()
+    producer._sender.join(_ENDING)
+    if not producer._sender.is_alive():
+        producer.close(timeout=0)
 
 
 def _useless(producer: Any) -> bool:

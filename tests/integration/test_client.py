@@ -1,9 +1,12 @@
 """EventPublisher against real brokers, and against none."""
 
 import multiprocessing
+import os
+import signal
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -17,6 +20,7 @@ from kafka.partitioner.default import murmur2
 from streamapp.address import free_port
 from streamapp.client import Client, EventPublisher
 from streamapp.core.events import Outcome, Prediction
+from streamapp.embedded import EmbeddedBroker, available, unavailable
 from streamapp.errors import ConfigError
 from streamapp.stream.topics import TopicPlan, Topics, create
 from tests.conftest import leave_out
@@ -168,6 +172,21 @@ def test_a_forked_child_publishes_its_own_events(kafka, topics, client):
     assert numbers(kafka.bootstrap, topics.predictions, 3) == [1, 2, 3]
 
 
+@pytest.mark.embedded
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_of_multiprocessing_that_simply_returns_has_delivered_first(embedded, prefix, client):
+    topics = inputs(embedded.bootstrap, prefix)
+    publisher = EventPublisher(embedded.bootstrap, prefix=prefix, client=client)
+    publisher.publish(predict(1))
+    publisher.flush(10)
+    child = multiprocessing.get_context("fork").Process(target=publisher.publish, args=(predict(2),))
+    child.start()
+    child.join(30)
+    assert child.exitcode == 0
+    assert publisher.close()
+    assert numbers(embedded.bootstrap, topics.predictions, 2) == [1, 2]
+
+
 FORKS_AND_ENDS = """
 import os, sys
 from streamapp.client import EventPublisher
@@ -253,6 +272,34 @@ def test_the_embedded_broker_takes_events_too(embedded, prefix, client):
     assert numbers(embedded.bootstrap, topics.predictions, 2000) == list(range(2000))
 
 
+@pytest.fixture
+def own_embedded() -> Iterator[EmbeddedBroker]:
+    """An embedded broker for one test, which may stop it in its tracks."""
+    if not available():
+        leave_out(f"no embedded broker: {unavailable()}")
+    with EmbeddedBroker() as broker:
+        yield broker
+        os.kill(broker.pid, signal.SIGCONT)
+
+
+@pytest.mark.embedded
+def test_closing_while_the_broker_hangs_fails_what_is_on_its_way_and_leaves_no_thread(own_embedded, prefix, client):
+    inputs(own_embedded.bootstrap, prefix)
+    errors = Errors()
+    before = set(threading.enumerate())
+    publisher = EventPublisher(own_embedded.bootstrap, prefix=prefix, on_error=errors, client=client)
+    publisher.publish(predict(0))
+    assert publisher.flush(30)
+    os.kill(own_embedded.pid, signal.SIGSTOP)
+    for number in range(1, 6):
+        assert publisher.publish(predict(number))
+    assert not publisher.close(0.5)
+    assert (publisher.published, publisher.delivered, publisher.failed) == (6, 1, 5)
+    assert sorted(msgspec.json.decode(value)["prediction_id"] for _, value in errors) == list("12345")
+    assert {type(error) for error, _ in errors} == {TimeoutError}
+    assert set(threading.enumerate()) <= before
+
+
 # Without one
 
 
@@ -289,6 +336,69 @@ def test_an_event_fails_when_nobody_takes_it_in_time(nobody, client):
     assert publisher.flush(30)
     assert publisher.failed == len(errors) == 1
     publisher.close(0.1)
+
+
+@pytest.fixture
+def no_threads(monkeypatch) -> Iterator[pytest.MonkeyPatch]:
+    """Threads cannot be started, until it is undone."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        yield patch
+
+
+def test_an_event_waits_while_no_thread_can_be_started_and_the_next_one_tries_again(nobody, no_threads, client):
+    publisher = EventPublisher(nobody, delivery_timeout=0.2, client=client)
+    assert publisher.publish(predict(1))
+    no_threads.undo()
+    assert publisher.publish(predict(2))
+    assert publisher.flush(30)
+    assert (publisher.published, publisher.failed) == (2, 2)
+    publisher.close(0.1)
+
+
+def test_closing_fails_at_once_what_no_thread_could_be_started_for(nobody, no_threads, client):
+    errors = Errors()
+    publisher = EventPublisher(nobody, on_error=errors, client=client)
+    assert publisher.publish(predict(1))
+    begun = time.monotonic()
+    assert not publisher.close(60)
+    assert time.monotonic() - begun < 30
+    assert (publisher.published, publisher.failed, len(errors)) == (1, 1, 1)
+
+
+CLOSES_IN_A_HANDLER = """
+import os, signal, sys
+from streamapp.client import EventPublisher
+
+publisher = EventPublisher(sys.argv[1], delivery_timeout=0.1)
+signal.signal(signal.SIGTERM, lambda *_: publisher.close(60))
+
+def publish(number):
+    publisher.prediction(prediction_id=str(number), model="fraud", prediction=True)
+
+def interrupt(frame, event, called):
+    if sys.argv[2:] == [event, frame.f_code.co_name if event == "call" else getattr(called, "__name__", "")]:
+        sys.setprofile(None)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+if sys.argv[3] == "put":
+    publish(1)
+    publisher.flush()
+sys.setprofile(interrupt)
+publish(2)
+print(publisher.published - publisher.failed, publisher._closed)
+"""
+
+
+@pytest.mark.parametrize("moment", [("call", "start"), ("c_call", "put"), ("c_return", "put")])
+def test_a_signal_that_interrupts_publishing_may_close(nobody, moment):
+    arguments = [sys.executable, "-c", CLOSES_IN_A_HANDLER, nobody, *moment]
+    done = subprocess.run(arguments, check=True, timeout=30, capture_output=True)
+    assert done.stdout.split() == [b"0", b"True"]
 
 
 @pytest.mark.parametrize(
