@@ -283,10 +283,10 @@ def _fits(settings: ModelSettings, where: str) -> None:
 
 
 def _detector(spec: str | Mapping[str, Any], settings: ModelSettings, where: str) -> None:
-    from streamapp.core.drift import build  # loads River: only where a model is configured
+    from streamapp.core.drift import try_out  # loads River: only where a model is configured
 
     try:
-        build(spec, settings)
+        try_out(spec, settings)
     except ConfigError as error:
         raise ConfigError(f"{where}: {str(error).removeprefix('detectors: ')}") from None
 

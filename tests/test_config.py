@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamapp.config import VARIABLES, ProcessConfig, roles, unknown_variables
+from streamapp.core.drift import DETECTORS
 from streamapp.core.settings import Assume, ModelSettings
 from streamapp.errors import ConfigError
 from streamapp.modelsfile import load_models, notes, parse_models, seconds
@@ -286,6 +287,10 @@ def test_an_empty_file_gives_the_defaults() -> None:
             "models.a.learner.parameters: river.tree.HoeffdingTreeClassifier: ",
         ),
         ('[models.a]\ndetectors = [{ name = "adwin", deltas = 1 }]', "models.a.detectors[0]: "),
+        (
+            '[models.a]\ndetectors = [{ name = "fhddm", sliding_window_size = 0 }]',
+            "models.a.detectors[0]: fhddm: float division by zero",
+        ),
         ('[models.a.features]\ndrop = ["x"]', "models.a.features: keep, drop and hash are not available yet"),
         ("[models.a.comparison]\nalpah = 1", "models.a.comparison: 'alpah' is not a setting: did you mean alpha?"),
     ],
@@ -295,6 +300,28 @@ def test_what_is_wrong_in_a_file_is_named(text: str, message: str) -> None:
         parse_models(text, "m.toml")
     assert str(error.value).startswith("m.toml: ")
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        'name = "adwin", clock = 0',
+        'name = "adwin", max_buckets = 0',
+        'name = "hddma", drift_confidence = 0',
+        'name = "pagehinkley", threshold = "a"',
+        'name = "ddm", warm_start = "x"',
+    ],
+)
+def test_detectors_that_fail_on_their_first_rows_are_refused(parameters: str) -> None:
+    name = parameters.split('"')[1]
+    with pytest.raises(ConfigError) as error:
+        parse_models(f"[models.a]\ndetectors = [{{ {parameters} }}]", "m.toml")
+    assert str(error.value).startswith(f"m.toml: models.a.detectors[0]: {name}: fails with these parameters: ")
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_every_detector_passes_with_the_parameters_it_has_by_itself(name: str) -> None:
+    assert parse_models(f'[models.a]\ndetectors = ["{name}"]').of("a").detectors == (name,)
 
 
 def test_a_missing_or_unreadable_file_is_named(tmp_path: Path) -> None:
