@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streamapp.config import VARIABLES, ProcessConfig, roles, unknown_variables
@@ -12,6 +12,7 @@ from streamapp.core.settings import Assume, ModelSettings
 from streamapp.errors import ConfigError
 from streamapp.modelsfile import load_models, notes, parse_models, seconds
 
+HUGE = "9" * 400
 CONTRACT = {
     "STREAMAPP_BROKER",
     "STREAMAPP_GROUP_ID",
@@ -191,6 +192,8 @@ def test_durations_are_read(text: object, expected: float) -> None:
 
 
 @given(st.one_of(st.text(max_size=12), st.floats(), st.booleans(), st.none()))
+@example(10**400)
+@example(f"{HUGE}d")
 def test_anything_else_is_no_duration_rather_than_a_crash(value: object) -> None:
     try:
         found = seconds(value)
@@ -259,6 +262,22 @@ def test_an_empty_file_gives_the_defaults() -> None:
         ("[models.a.retrain]\ncooldown = -1", "models.a.retrain.cooldown: expected a duration such as"),
         ('[models.a.retrain]\nwhen = ["x"]', 'models.a.retrain.when[0]: expected "drift" or "degradation", got \'x\''),
         ('[models.a]\non_expiry = "keep"', "models.a.on_expiry: expected \"drop\" or { assume = … }, got 'keep'"),
+        (
+            "[models.a]\non_expiry = { assumed = false }",
+            "models.a.on_expiry: 'assumed' is not a setting: did you mean assume?",
+        ),
+        (
+            "[models.a]\non_expiry = { assume = true, x = 1 }",
+            "models.a.on_expiry: 'x' is not a setting: expected one of assume",
+        ),
+        (f"[models.a]\noutcome_window = {HUGE}", "models.a.outcome_window: expected a whole number of at most 64 bits"),
+        (f'[models.a]\noutcome_window = "{HUGE}d"', "models.a.outcome_window: expected a duration such as"),
+        (f"[models.a]\nbudget = -{HUGE}", "models.a.budget: expected a whole number of at most 64 bits, got -999"),
+        (f"[models.a]\nbudget = {HUGE * 20}", "m.toml: is not TOML: "),
+        (
+            f'[models.a]\ntask = "regression"\nbaselines = [{{ constant = {HUGE} }}]',
+            "models.a.baselines[0].constant: expected a whole number of at most 64 bits",
+        ),
         ("[models.a]\nbaselines = [3]", "models.a.baselines[0]: expected a string or a table, got 3"),
         (
             '[models.a]\nbaselines = ["priors"]',
@@ -330,6 +349,11 @@ def test_a_missing_or_unreadable_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="not UTF-8"):
         load_models(tmp_path / "bad.toml")
+
+
+def test_a_byte_order_mark_before_the_text_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "models.toml").write_bytes(b"\xef\xbb\xbf[models.a]\nbudget = 5\n")
+    assert load_models(tmp_path / "models.toml").of("a").budget == 5
 
 
 def test_settings_that_wait_for_their_feature_are_said() -> None:
