@@ -5,7 +5,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 from msgspec import Struct
@@ -65,8 +65,14 @@ def seconds(value: object) -> Seconds:
     if isinstance(value, str):
         parts = _DURATION.findall(value)
         if parts and _DURATION.sub("", value).strip() == "":
-            return Seconds(sum(float(number) * _UNITS[unit] for number, unit in parts))
-    number = float(value)
+            return _finite(sum(float(number) * _UNITS[unit] for number, unit in parts))
+    try:
+        return _finite(float(value))
+    except OverflowError:
+        raise ValueError from None
+
+
+def _finite(number: float) -> Seconds:
     if not 0 <= number < float("inf"):
         raise ValueError
     return Seconds(number)
@@ -79,7 +85,7 @@ def load_models(path: Path) -> Settings:
         ConfigError: it cannot be read, or something in it is wrong; the message names file, key, found and expected.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not UTF-8 text") from None
     except OSError as error:
@@ -95,7 +101,7 @@ def parse_models(text: str, file: str = "models.toml") -> Settings:
     """
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
         raise ConfigError(f"{file}: is not TOML: {error}") from None
     for key in document:
         if key not in ("models", "defaults"):
@@ -129,6 +135,7 @@ def _model(table: object, where: str) -> ModelSettings:
     """Convert one table and check what types cannot say."""
     if not isinstance(table, dict):
         raise ConfigError(f"{where}: expected a table, got {_kind(table)}")
+    _whole(table, where)
     given = dict(table)
     if given.get("cycle") == "none":
         given["cycle"] = None
@@ -154,6 +161,18 @@ def _model(table: object, where: str) -> ModelSettings:
     return settings
 
 
+def _whole(value: object, where: str) -> None:
+    """Refuse whole numbers of more than 64 bits, which TOML does not have: nothing that computes takes them."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            _whole(each, f"{where}.{_quoted(key)}")
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            _whole(each, f"{where}[{index}]")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ConfigError(f"{where}: expected a whole number of at most 64 bits, got {_short(value)}")
+
+
 def _convert(table: Mapping[str, Any], kind: type[_T], where: str) -> _T:
     """Convert a table to a struct, or say what in it is wrong."""
     try:
@@ -176,7 +195,7 @@ def _explain(message: str, table: Mapping[str, Any], kind: type, where: str) -> 
     path = path.rstrip("`")
     if match := re.fullmatch(r"Object contains unknown field `(.*)`", what):
         for name in path.strip(".").split(".") if path else ():
-            kind = type(getattr(kind(), name))
+            kind = _struct(kind, name)
         return f"{where}{path}: {_unknown(match[1], _fields(kind))}"
     if what.startswith("Invalid enum value"):
         found = what.removeprefix("Invalid enum value ")
@@ -191,6 +210,12 @@ def _explain(message: str, table: Mapping[str, Any], kind: type, where: str) -> 
     elif (value := _at(table, path)) is not None and not what.startswith("Expected a duration"):
         what = f"{_plain(what.partition(', got')[0])}, got {_short(value)}"
     return f"{where}{path}: {what[:1].lower()}{what[1:]}"
+
+
+def _struct(kind: type, name: str) -> type:
+    """Return the struct that a field of another one holds, or may hold."""
+    hint = get_type_hints(kind)[name]
+    return next(each for each in (hint, *get_args(hint)) if isinstance(each, type) and issubclass(each, Struct))
 
 
 def _fields(kind: type) -> tuple[str, ...]:
@@ -283,10 +308,10 @@ def _fits(settings: ModelSettings, where: str) -> None:
 
 
 def _detector(spec: str | Mapping[str, Any], settings: ModelSettings, where: str) -> None:
-    from streamapp.core.drift import build  # loads River: only where a model is configured
+    from streamapp.core.drift import try_out  # loads River: only where a model is configured
 
     try:
-        build(spec, settings)
+        try_out(spec, settings)
     except ConfigError as error:
         raise ConfigError(f"{where}: {str(error).removeprefix('detectors: ')}") from None
 

@@ -3,14 +3,16 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streamapp.config import VARIABLES, ProcessConfig, roles, unknown_variables
+from streamapp.core.drift import DETECTORS
 from streamapp.core.settings import Assume, ModelSettings
 from streamapp.errors import ConfigError
 from streamapp.modelsfile import load_models, notes, parse_models, seconds
 
+HUGE = "9" * 400
 CONTRACT = {
     "STREAMAPP_BROKER",
     "STREAMAPP_GROUP_ID",
@@ -190,6 +192,8 @@ def test_durations_are_read(text: object, expected: float) -> None:
 
 
 @given(st.one_of(st.text(max_size=12), st.floats(), st.booleans(), st.none()))
+@example(10**400)
+@example(f"{HUGE}d")
 def test_anything_else_is_no_duration_rather_than_a_crash(value: object) -> None:
     try:
         found = seconds(value)
@@ -258,6 +262,22 @@ def test_an_empty_file_gives_the_defaults() -> None:
         ("[models.a.retrain]\ncooldown = -1", "models.a.retrain.cooldown: expected a duration such as"),
         ('[models.a.retrain]\nwhen = ["x"]', 'models.a.retrain.when[0]: expected "drift" or "degradation", got \'x\''),
         ('[models.a]\non_expiry = "keep"', "models.a.on_expiry: expected \"drop\" or { assume = … }, got 'keep'"),
+        (
+            "[models.a]\non_expiry = { assumed = false }",
+            "models.a.on_expiry: 'assumed' is not a setting: did you mean assume?",
+        ),
+        (
+            "[models.a]\non_expiry = { assume = true, x = 1 }",
+            "models.a.on_expiry: 'x' is not a setting: expected one of assume",
+        ),
+        (f"[models.a]\noutcome_window = {HUGE}", "models.a.outcome_window: expected a whole number of at most 64 bits"),
+        (f'[models.a]\noutcome_window = "{HUGE}d"', "models.a.outcome_window: expected a duration such as"),
+        (f"[models.a]\nbudget = -{HUGE}", "models.a.budget: expected a whole number of at most 64 bits, got -999"),
+        (f"[models.a]\nbudget = {HUGE * 20}", "m.toml: is not TOML: "),
+        (
+            f'[models.a]\ntask = "regression"\nbaselines = [{{ constant = {HUGE} }}]',
+            "models.a.baselines[0].constant: expected a whole number of at most 64 bits",
+        ),
         ("[models.a]\nbaselines = [3]", "models.a.baselines[0]: expected a string or a table, got 3"),
         (
             '[models.a]\nbaselines = ["priors"]',
@@ -286,6 +306,10 @@ def test_an_empty_file_gives_the_defaults() -> None:
             "models.a.learner.parameters: river.tree.HoeffdingTreeClassifier: ",
         ),
         ('[models.a]\ndetectors = [{ name = "adwin", deltas = 1 }]', "models.a.detectors[0]: "),
+        (
+            '[models.a]\ndetectors = [{ name = "fhddm", sliding_window_size = 0 }]',
+            "models.a.detectors[0]: fhddm: float division by zero",
+        ),
         ('[models.a.features]\ndrop = ["x"]', "models.a.features: keep, drop and hash are not available yet"),
         ("[models.a.comparison]\nalpah = 1", "models.a.comparison: 'alpah' is not a setting: did you mean alpha?"),
     ],
@@ -297,12 +321,39 @@ def test_what_is_wrong_in_a_file_is_named(text: str, message: str) -> None:
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        'name = "adwin", clock = 0',
+        'name = "adwin", max_buckets = 0',
+        'name = "hddma", drift_confidence = 0',
+        'name = "pagehinkley", threshold = "a"',
+        'name = "ddm", warm_start = "x"',
+    ],
+)
+def test_detectors_that_fail_on_their_first_rows_are_refused(parameters: str) -> None:
+    name = parameters.split('"')[1]
+    with pytest.raises(ConfigError) as error:
+        parse_models(f"[models.a]\ndetectors = [{{ {parameters} }}]", "m.toml")
+    assert str(error.value).startswith(f"m.toml: models.a.detectors[0]: {name}: fails with these parameters: ")
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_every_detector_passes_with_the_parameters_it_has_by_itself(name: str) -> None:
+    assert parse_models(f'[models.a]\ndetectors = ["{name}"]').of("a").detectors == (name,)
+
+
 def test_a_missing_or_unreadable_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         load_models(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="not UTF-8"):
         load_models(tmp_path / "bad.toml")
+
+
+def test_a_byte_order_mark_before_the_text_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "models.toml").write_bytes(b"\xef\xbb\xbf[models.a]\nbudget = 5\n")
+    assert load_models(tmp_path / "models.toml").of("a").budget == 5
 
 
 def test_settings_that_wait_for_their_feature_are_said() -> None:

@@ -434,3 +434,23 @@ def test_oracle_baselines_know_only_what_was_known(recorded: Recorded, found: di
 
 def test_oracle_replaying_again_gives_the_same(recorded: Recorded, found: dict[str, Any]) -> None:
     assert play(recorded.predictions[::-1], recorded.outcomes)["models"] == found["models"]
+
+
+def test_an_estimator_that_does_not_fit_the_task_is_a_rejected_update(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "models.toml").write_text(
+        '[defaults]\nreference_rows = 500\nbudget = 1000\ncycle = "none"\n'
+        '[defaults.retrain]\nwhen = ["drift", "degradation"]\nminimum_rows = 1\n'
+        '[defaults.learner]\nmodel = "river.linear_model.PAClassifier"\n'
+    )
+    rows = [(f"p{i}", float(i), 1.0 if i < 3000 else 9.0) for i in range(6000)]
+    answers = [prediction(name, at, prediction=1.0, features={"a": at}) for name, at, _ in rows]
+    (tmp_path / "p").write_bytes(b"\n".join(answers))
+    (tmp_path / "o").write_bytes(b"\n".join(outcome(name, at + 0.5, truth + at % 2) for name, at, truth in rows))
+    files = ["--predictions", str(tmp_path / "p"), "--outcomes", str(tmp_path / "o")]
+    with pytest.raises(SystemExit) as end:
+        main(["replay", *files, "--models", str(tmp_path / "models.toml"), "--json"])
+    assert not end.value.code
+    model = json.loads(capsys.readouterr().out)["models"]["fraud"]
+    assert [update["status"] for update in model["model_updates"]] == ["rejected"] * len(model["retrain"]) != []

@@ -21,7 +21,7 @@ from streamapp.core.events import Floats
 from streamapp.core.settings import ModelSettings
 from streamapp.errors import CheckpointError, ConfigError
 
-__all__ = ["DETECTORS", "Alarm", "Detector", "EDetector", "RiverDetector", "build", "restore", "update_each"]
+__all__ = ["DETECTORS", "Alarm", "Detector", "EDetector", "RiverDetector", "build", "restore", "try_out", "update_each"]
 
 BINARY = {kind.__name__.lower(): kind for kind in (binary.DDM, binary.EDDM, binary.FHDDM, binary.HDDMA, binary.HDDMW)}
 """River's detectors that take an error or none."""
@@ -42,6 +42,8 @@ wrong exactly from here on.
 RECENT = 512
 """Losses among which the change is looked for when the detector does not say where it lies."""
 VERSION = 1
+_TRIAL = np.concatenate([np.tile([0.0, 0.1, 0.3, 0.0], 50), np.tile([1.0, 0.6, 0.0, 0.9], 25)])
+"""Losses that rise, so that most detectors also raise an alarm."""
 
 
 def build(spec: str | Mapping[str, Any], settings: ModelSettings) -> Detector:
@@ -59,16 +61,38 @@ def build(spec: str | Mapping[str, Any], settings: ModelSettings) -> Detector:
     'pagehinkley'
     """
     parameters = {} if isinstance(spec, str) else {key: value for key, value in spec.items() if key != "name"}
-    given = spec if isinstance(spec, str) else spec.get("name")
+    given = _given(spec)
     name = given.lower().replace("_", "").replace("-", "") if isinstance(given, str) else ""
     try:
         if name == "esr":
             return EDetector(settings, **parameters)
         if name in REAL or name in BINARY:
             return RiverDetector(name, **parameters)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise ConfigError(f"detectors: {given}: {error}") from error
     raise ConfigError(f"detectors: expected one of {', '.join(DETECTORS)}, got {given!r}")
+
+
+def try_out(spec: str | Mapping[str, Any], settings: ModelSettings) -> None:
+    """Let a detector that is thrown away take some losses: parameters that River takes may fail on the first rows.
+
+    Args:
+        spec: As for :func:`build`.
+        settings: Of the model.
+
+    Raises:
+        ConfigError: As for :func:`build`; or it fails on losses, or has a state that cannot be stored.
+    """
+    detector = build(spec, settings)
+    try:
+        detector.update(_TRIAL, np.arange(float(len(_TRIAL))))
+        _ = detector.score, detector.threshold, detector.snapshot()
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # also what code below Python panics with
+        raise ConfigError(
+            f"detectors: {_given(spec)}: fails with these parameters: {type(error).__name__}: {error}"
+        ) from error
 
 
 def restore(spec: str | Mapping[str, Any], settings: ModelSettings, data: bytes) -> Detector:
@@ -298,6 +322,11 @@ class _State(Struct, frozen=True, kw_only=True):
     rows: int
     total: float
     recent: list[float]
+
+
+def _given(spec: str | Mapping[str, Any]) -> Any:
+    """Return the name in a specification as it was written."""
+    return spec if isinstance(spec, str) else spec.get("name")
 
 
 def _alarm(found: _Found, row: int) -> Alarm:

@@ -105,8 +105,8 @@ class Learner:
         version: Of the model to be learned.
         seed: See :func:`seed_of`.
 
-    Raises:
-        ConfigError: ``settings.learner`` names no estimator that can be learned and stored.
+    Where ``settings.learner`` names no estimator for the task that can be learned and stored, it is done at once, and
+    the request is rejected: somebody's choice of estimator must not stop the worker.
     """
 
     def __init__(
@@ -124,16 +124,9 @@ class Learner:
         self._settings = settings
         self._task: Task = task
         self._version = version
-        fresh = LearnedModel(task, settings, seed=seed)
-        try:
-            pickling.loads(pickling.dumps(fresh))
-        except CheckpointError as error:
-            raise ConfigError(f"learner.model: {settings.learner.model} cannot be stored: {error}") from error
-        self._candidates = [_Candidate(fresh, None)]
+        self._candidates: list[_Candidate] = []
         self._notes: list[str] = []
         self._refused: str | None = None
-        if parent is not None:
-            self._adopt(parent, parent_version)
         self._loss: Loss | None = None
         self._versions: set[str | None] = set()
         """That were there at the cause."""
@@ -144,6 +137,13 @@ class Learner:
         self._proven: list[float] = []
         self._status: Literal["accepted", "rejected", "expired"] | None = None
         self._reason = ""
+        try:
+            self._candidates.append(_Candidate(_storable(task, settings, seed), None))
+        except ConfigError as error:
+            self._end("rejected", str(error))
+            return
+        if parent is not None:
+            self._adopt(parent, parent_version)
 
     @property
     def done(self) -> bool:
@@ -180,19 +180,19 @@ class Learner:
         """
         if self._status is None:
             raise RuntimeError("the learner is not done")
-        candidate = self._candidates[0]
+        candidate = self._candidates[0] if self._candidates else None
         compared = len(self._proven)
         return LearnResult(
             status=self._status,
             reason="; ".join([self._reason, *self._notes]),
             version=self._version,
-            parent=candidate.parent,
-            rows_learned=candidate.learned,
+            parent=candidate.parent if candidate else None,
+            rows_learned=candidate.learned if candidate else 0,
             rows_skipped=self._skipped,
             rows_compared=compared,
             incumbent=_mean(self._incumbent),
             candidate=_mean(self._proven),
-            model=pickling.dumps(candidate.model) if self._status == "accepted" else None,
+            model=pickling.dumps(candidate.model) if candidate and self._status == "accepted" else None,
             refused=self._refused,
         )
 
@@ -291,6 +291,16 @@ class Learner:
 
     def _progress(self) -> str:
         return f"{len(self._proven)} of {self._settings.learner.proof_rows} rows compared"
+
+
+def _storable(task: Task, settings: ModelSettings, seed: int) -> LearnedModel:
+    """Return a model that begins fresh, or raise ConfigError: there is no such estimator, or it cannot be stored."""
+    fresh = LearnedModel(task, settings, seed=seed)
+    try:
+        pickling.loads(pickling.dumps(fresh))
+    except Exception as error:  # what cannot be pickled says so in many ways
+        raise ConfigError(f"learner.model: {settings.learner.model} cannot be stored: {error}") from error
+    return fresh
 
 
 def _mean(losses: list[float]) -> float | None:

@@ -201,6 +201,8 @@ class LearnerTask(Task):
         """Give the learner its rows until it is done; return the log time at which it was."""
         topic, partition = self.around.topics.scored, request.scored.partition
         key, at = request.model.encode(), request.at
+        if learner.done:  # it wants no row
+            return at
         async with self.around.reader(self.around.config) as reader:
             # What retention has removed cannot be learned any more.
             start = max(request.scored.from_, await reader.beginning(topic, partition))

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from streamapp.core.events import BeforeAfter, RetrainRequest, ScoredBatch, Scor
 from streamapp.core.learner import Learner, LearnResult, decode_features, seed_of
 from streamapp.core.learning.learned import INPUTS, LearnedModel
 from streamapp.core.settings import LearnerSettings, ModelSettings, Task
-from streamapp.errors import ConfigError, DecodeError
+from streamapp.errors import DecodeError
 from tests.core.rows import Row, batch
 
 Data = list[tuple[dict[str, Any], Any]]
@@ -323,12 +324,19 @@ def test_regression_that_diverges_is_rejected_without_a_number() -> None:
         ({"model": "river.linear_model.LogisticRegression"}, "multiclass", "for a multiclass task"),
         ({"model": "river.linear_model.LogisticRegression"}, "regression", "for a regression task"),
         ({"parameters": {"l3": 1}}, "binary", "l3"),
+        ({"model": "river.tree.HoeffdingTreeClassifier", "parameters": {"splitter": 3}}, "binary", "is_target_class"),
+        ({"model": "river.compose.Pipeline"}, "binary", "for a binary task"),
         ({"model": "river.facto.FMClassifier"}, "binary", "cannot be stored"),
     ],
 )
-def test_wrong_estimator_is_refused_by_name(config: Any, task: Task, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        learner(ModelSettings(learner=LearnerSettings(**config)), task)
+def test_wrong_estimator_is_a_rejection_that_names_it(config: Any, task: Task, said: str) -> None:
+    work = learner(ModelSettings(learner=LearnerSettings(**config)), task, parent=b"some")
+    assert work.done
+    work.feed(answers(simple(50)), 0)
+    work.advance(1e9)
+    result = work.result()
+    assert (result.status, result.rows_learned, result.candidate, result.model) == ("rejected", 0, None, None)
+    assert re.search(said, result.reason)
 
 
 def test_estimator_inside_an_estimator_is_a_table() -> None:

@@ -135,6 +135,25 @@ def test_a_request_is_answered_with_a_model_that_can_be_fetched(bench: Bench) ->
     run(work())
 
 
+def test_an_estimator_that_does_not_fit_the_task_is_a_rejection_and_stops_nobody_else(tmp_path: Path) -> None:
+    unfit = ModelSettings(learner=LearnerSettings(model="river.linear_model.PAClassifier"))
+    bench = Bench(tmp_path, settings=Settings(models={"price": unfit}, defaults=SETTINGS.defaults))
+    teach(bench)
+    ask(bench, "r1", model="price", task="regression")
+    ask(bench, "r2")
+
+    async def work() -> None:
+        task = await opened(bench)
+        first, second = await answers(bench, task)
+        assert (first.request, first.status, first.at, first.rows_learned) == ("r1", "rejected", START, 0)
+        assert (second.request, second.status) == ("r2", "accepted")
+        assert task.counters.updates["price", "default", "rejected"] == 1
+        assert task.position(RETRAIN) == 2
+        await task.close()
+
+    run(work())
+
+
 def test_a_later_request_builds_on_the_model_before_it_also_after_a_restart(bench: Bench) -> None:
     teach(bench)
     ask(bench, "r1")

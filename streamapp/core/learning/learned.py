@@ -167,10 +167,17 @@ def build_estimator(settings: LearnerSettings, task: Task, seed: int) -> Any:
     """
     name = DEFAULTS[task] if settings.model is None else settings.model
     estimator: Any = _build({"model": name, "parameters": settings.parameters}, seed)
-    wanted = base.Regressor if task == "regression" else base.Classifier
-    if not isinstance(estimator, wanted) or (task == "multiclass" and not getattr(estimator, "_multiclass", False)):
+    if not _answers(estimator, task):
         raise ConfigError(f"learner.model: {name} is no estimator for a {task} task")
     return estimator
+
+
+def _answers(estimator: Any, task: Task) -> bool:
+    wanted = base.Regressor if task == "regression" else base.Classifier
+    try:
+        return isinstance(estimator, wanted) and (task != "multiclass" or getattr(estimator, "_multiclass", False))
+    except IndexError:  # a pipeline is what its last step is, and one of no steps does not know
+        return False
 
 
 def _build(spec: Mapping[str, Any], seed: int) -> Any:
@@ -184,7 +191,7 @@ def _build(spec: Mapping[str, Any], seed: int) -> Any:
         if "seed" in inspect.signature(kind).parameters:
             parameters.setdefault("seed", seed)
         return kind(**parameters)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # whatever an estimator makes of parameters that are not for it
         raise ConfigError(f"learner.parameters: {name}: {error}") from error
 
 
