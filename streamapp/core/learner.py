@@ -11,7 +11,7 @@ import numpy as np
 from streamapp.core import pickling
 from streamapp.core.events import RetrainRequest, ScoredBatch, Verdict
 from streamapp.core.learning.learned import LearnedModel, Value, build_estimator
-from streamapp.core.losses import choose_loss, loss_of
+from streamapp.core.losses import choose_loss, is_positive, loss_of
 from streamapp.core.settings import Label, Loss, ModelSettings, Task
 from streamapp.errors import CheckpointError, ConfigError, DecodeError
 
@@ -256,7 +256,7 @@ class Learner:
     def _fits(self, outcome: Label) -> bool:
         if self._task == "regression":
             return not isinstance(outcome, str) and math.isfinite(outcome)
-        return True
+        return self._task != "binary" or is_positive(outcome, self._settings.positive) is not None
 
     def _incumbent_loss(self, batch: ScoredBatch, row: int, outcome: Label) -> float:
         scores = _scores(batch, row)

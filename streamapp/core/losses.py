@@ -152,35 +152,64 @@ def loss_of(
             return math.nan
         error = answer - truth
         return abs(error) if loss == "absolute" else error * error
-    if task == "binary" and not isinstance(scores, Mapping):
-        truth = outcome == settings.positive
-        if loss == "error":
-            if prediction is not None:
-                return float((prediction == settings.positive) != truth)
-            return math.nan if scores is None else float((scores >= settings.threshold) != truth)
-        if scores is None:
-            return math.nan
-        if loss == "brier":
-            return (scores - truth) ** 2
-        return _log(scores if truth else 1.0 - scores)
+    if task == "binary":
+        return _binary_loss(loss, settings, outcome, prediction, scores)
     word = label_word(outcome)
     table: Mapping[str, float] = scores if isinstance(scores, Mapping) else {}
     if loss == "error":
         if prediction is not None:
             return float(label_word(prediction) != word)
-        return float(max(sorted(table), key=table.__getitem__) != word) if table else math.nan
+        return float(_likeliest(table) != word) if table else math.nan
     if not table:
         return math.nan
-    if task == "binary":
-        word_positive = label_word(settings.positive)
-        if word_positive not in table:
-            return math.nan
-        p = table[word_positive]
-        return (p - (word == word_positive)) ** 2 if loss == "brier" else _log(p if word == word_positive else 1.0 - p)
     if loss == "log":
         return _log(table.get(word, 0.0))
     total = math.fsum((p - (name == word)) ** 2 for name, p in table.items())
     return total if word in table else total + 1.0
+
+
+def is_positive(label: Label, positive: Label) -> bool | None:
+    """Tell whether a label is the positive one; None where it is not of its type.
+
+    As :mod:`streamapp.core.monitoring.judging` reads columns of them: 0 and 1 are meant as false and true, and the
+    other way round.
+    """
+    if isinstance(positive, str) or isinstance(label, str):
+        return label == positive if isinstance(positive, str) and isinstance(label, str) else None
+    if isinstance(label, bool):
+        return label == positive if positive in (0.0, 1.0) else None
+    return label == positive if not isinstance(positive, bool) or label in (0.0, 1.0) else None
+
+
+def _binary_loss(
+    loss: Loss,
+    settings: ModelSettings,
+    outcome: Label,
+    prediction: Label | None,
+    scores: float | Mapping[str, float] | None,
+) -> float:
+    word = label_word(settings.positive)
+    score = scores.get(word) if isinstance(scores, Mapping) else scores
+    truth = is_positive(outcome, settings.positive)
+    if prediction is not None:
+        answer = is_positive(prediction, settings.positive)
+        if answer is None:
+            return math.nan
+    elif score is None:
+        return math.nan
+    else:
+        answer = _likeliest(scores) == word if isinstance(scores, Mapping) else score >= settings.threshold
+    if truth is None:
+        return math.nan
+    if loss == "error":
+        return float(answer != truth)
+    if score is None:
+        return math.nan
+    return (score - truth) ** 2 if loss == "brier" else _log(score if truth else 1.0 - score)
+
+
+def _likeliest(table: Mapping[str, float]) -> str:
+    return max(sorted(table), key=table.__getitem__)
 
 
 def _log(probability: float) -> float:

@@ -289,6 +289,27 @@ def test_multiclass_repairs_a_model_whose_columns_were_exchanged() -> None:
     assert result.candidate < result.incumbent / 2
 
 
+def test_outcomes_of_zero_and_one_are_those_that_scores_by_class_speak_of() -> None:
+    data = [(x, float(y)) for x, y in simple(1000)]
+    work = learner()
+    for offset, start in enumerate(range(0, len(data), 50)):
+        part = data[start : start + 50]
+        rows = [
+            Row(outcome=y, scores={"true": 0.01 + 0.98 * y, "false": 0.99 - 0.98 * y}, group="champion")
+            for _, y in part
+        ]
+        work.feed(scored(rows, [json.dumps(x).encode() for x, _ in part]), offset)
+    result = work.result()
+    assert (result.status, result.incumbent) == ("rejected", pytest.approx(1e-4))
+
+
+def test_an_outcome_of_another_type_teaches_nothing() -> None:
+    work = learner()
+    work.feed(answers([({"a": 1.0}, y) for y in (True, "true", 1.0, 2.0)]), 0)
+    work.advance(1000.0)
+    assert (work.result().rows_learned, work.result().rows_skipped) == (2, 2)
+
+
 def test_regression_is_compared_in_its_own_units() -> None:
     data = [(x, 10.0 * x["a"] - 3.0 * x["b"]) for x, _ in simple(1500)]
     result = run(learner(task="regression"), data, score=None, prediction=0.0)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
-from streamapp.core.losses import LARGEST, choose_loss, infer_task, loss_of
+from streamapp.core.losses import LARGEST, choose_loss, infer_task, label_word, loss_of
 from streamapp.core.monitoring.judging import Classes, judge, losses
 from streamapp.core.monitoring.ranking import BUFFER, POINTS, Ranking
 from streamapp.core.scores import Scores, restore, scores_of
@@ -206,16 +206,53 @@ tables = st.lists(st.floats(0.01, 1), min_size=3, max_size=3).map(
 )
 
 
+labels = st.sampled_from([True, False, 0.0, 1.0, 2.0, "1", "0", "true"])
+POSITIVES = [True, False, 1.0, 0.0, 2.0, "1"]
+
+
+def chances(p: float, settings: ModelSettings) -> dict[str, float]:
+    """Return scores by class that give the positive one this probability."""
+    word = label_word(settings.positive)
+    return {word: p, {"true": "false", "false": "true", "1": "0", "0": "1"}.get(word, "other"): 1.0 - p}
+
+
 @given(
     st.sampled_from(["error", "brier", "log"]),
-    st.booleans(),
-    st.none() | st.booleans(),
+    st.sampled_from(POSITIVES),
+    labels,
+    st.none() | labels,
     st.none() | probabilities,
+    st.booleans(),
 )
-def test_one_answer_loses_what_its_row_does_in_a_batch(loss: Loss, outcome, prediction, p):
-    row = Row(outcome=outcome, prediction=prediction, scores=p)
-    alone = loss_of(loss, "binary", SETTINGS, outcome=outcome, prediction=prediction, scores=p)
-    assert losses(batch([row]), "binary", loss, SETTINGS)[0] == pytest.approx(alone, nan_ok=True, abs=1e-12)
+def test_one_answer_loses_what_its_row_does_in_a_batch(loss: Loss, positive, outcome, prediction, p, by_class):
+    settings = ModelSettings(positive=positive)
+    scores = p if p is None or not by_class else chances(p, settings)
+    row = Row(outcome=outcome, prediction=prediction, scores=scores)
+    alone = loss_of(loss, "binary", settings, outcome=outcome, prediction=prediction, scores=scores)
+    assert losses(batch([row]), "binary", loss, settings)[0] == pytest.approx(alone, nan_ok=True, abs=1e-12)
+
+
+@pytest.mark.parametrize("by_class", [False, True])
+@pytest.mark.parametrize(
+    ("positive", "outcomes"),
+    [(True, (True, False)), (True, (1.0, 0.0)), (1.0, (True, False)), (1.0, (1.0, 0.0)), ("1", ("1", "0"))],
+)
+def test_binary_answers_lose_what_scikit_learn_says_whichever_way_their_outcomes_are_written(
+    positive, outcomes, by_class
+):
+    settings = ModelSettings(positive=positive)
+    truth, p = [1, 0, 1, 0, 1], [0.9, 0.1, 0.2, 0.7, 0.6]
+    scores = [chances(x, settings) if by_class else x for x in p]
+    for loss, expected in (
+        ("brier", sk.brier_score_loss(truth, p)),
+        ("log", sk.log_loss(truth, p)),
+        ("error", 1.0 - sk.accuracy_score(truth, [x >= 0.5 for x in p])),
+    ):
+        found = [
+            loss_of(loss, "binary", settings, outcome=outcomes[1 - y], scores=x)
+            for y, x in zip(truth, scores, strict=True)
+        ]
+        assert np.mean(found) == pytest.approx(expected, rel=1e-12)
 
 
 @given(st.sampled_from(["error", "brier", "log"]), st.sampled_from("abcd"), st.none() | st.sampled_from("abcd"), tables)
