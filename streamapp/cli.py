@@ -1,5 +1,6 @@
 """``streamapp``: the command line. What a verb needs is loaded when it runs, so that ``--help`` is quick."""
 
+import io
 import os
 import sys
 from enum import StrEnum
@@ -10,7 +11,28 @@ import typer
 
 from streamapp.errors import StreamappError
 
+
+class _Commands(typer.core.TyperGroup):
+    """Ends quietly where whoever reads us has gone; Typer would exit 1, which here means that a problem was found."""
+
+    def invoke(self, ctx: Any) -> Any:
+        code = 0
+        try:
+            try:
+                return super().invoke(ctx)
+            except typer.Exit as end:
+                code = end.exit_code
+                raise
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(code) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Watch online models in production: baselines, drift, retraining and exact scores, on Kafka.",
     no_args_is_help=True,
     add_completion=False,
@@ -271,6 +293,9 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: None: those of the process.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names may have letters that its encoding has not
     try:
         app(args=arguments)
     except StreamappError as error:
@@ -278,7 +303,3 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        # Whoever read us has gone; there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)

@@ -145,6 +145,8 @@ def pieces(file: BinaryIO, size: int = PIECE) -> Iterator[bytes]:
 
 def _open(path: str) -> BinaryIO:
     if path == "-":
+        if sys.stdin is None:
+            raise ConfigError("standard input is closed, there is nothing to read")
         return io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False))
     suffix = Path(path).suffix.lower()
     if suffix in (".parquet", ".csv"):

@@ -1,11 +1,13 @@
-"""A summary as a person reads it on a terminal."""
+"""A summary as a person reads it on a terminal, and what else standard output takes."""
 
+import json
+import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +21,19 @@ _COUNTS = ("predictions", "outcomes", "pending", "expired", "censored", "lost", 
 _NEWEST = 8
 """Events shown of each model."""
 _UNDEFINED = "-"
+
+
+class Terminal(Console):
+    """Standard output for tables; it leaves it to the command line what a closed pipe means."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the BrokenPipeError that is being handled."""
+        raise
+
+
+def interactive() -> bool:
+    """Tell whether there is somebody to ask."""
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def summary_view(summary: Mapping[str, Any], *, newest: int = _NEWEST) -> RenderableType:
@@ -41,8 +56,23 @@ def summary_view(summary: Mapping[str, Any], *, newest: int = _NEWEST) -> Render
 
 
 def to_json(value: object) -> str:
-    """Return a summary or another report as indented JSON; undefined numbers are null."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    """Return a summary or another report as indented JSON for standard output; undefined numbers are null."""
+    return fitting(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def fitting(text: str) -> str:
+    """Return JSON as standard output can take it: in ASCII alone, unless it is UTF-8."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    if text.isascii() or encoding.lower().replace("-", "").startswith("utf8"):
+        return text
+    return "".join(each if each.isascii() else json.dumps(each)[1:-1] for each in text)
+
+
+def printable(text: str) -> str:
+    """Return a name that came over the wire with what a terminal would obey, and what would break the line, escaped."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def _groups(name: str, model: Mapping[str, Any]) -> Table:
@@ -50,10 +80,10 @@ def _groups(name: str, model: Mapping[str, Any]) -> Table:
     task = model.get("task") or "task not known yet"
     groups: Mapping[str, Any] = model.get("groups", {})
     reports = list(groups.values())
-    table = Table(title=f"{escape(name)} ({task})", title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(title=f"{escape(printable(name))} ({task})", title_justify="left", title_style="bold", pad_edge=False)
     table.add_column("")
     for group in groups:
-        table.add_column(escape(group), justify="right")
+        table.add_column(escape(printable(group)), justify="right")
     for key in _COUNTS:
         if key in _COUNTS[:3] or any(report.get(key) for report in reports):
             table.add_row(key, *(f"{report.get(key, 0):,}" for report in reports))
@@ -106,29 +136,30 @@ def _signal(signal: Mapping[str, Any]) -> Text:
     style = "bold red" if signal["severity"] == "act" else "green" if signal["kind"] == "recovery" else "yellow"
     return Text.assemble(
         (f"{signal['kind']} ({signal['severity']})", style),
-        f" in {signal['group']}: {signal['detector']}, loss {change}",
+        f" in {printable(signal['group'])}: {signal['detector']}, loss {change}",
     )
 
 
 def _request(request: Mapping[str, Any]) -> Text:
     return Text.assemble(
         ("retrain requested", "bold magenta"),
-        f" for {request['group']}: {request['reason']}, {request['window']['rows']:,} rows",
+        f" for {printable(request['group'])}: {request['reason']}, {request['window']['rows']:,} rows",
     )
 
 
 def _update(update: Mapping[str, Any]) -> Text:
     losses = update["metrics"]
+    style = "bold green" if update["status"] == "accepted" else "bold red"
     return Text.assemble(
-        (f"{update['version']} {update['status']}", "bold green" if update["status"] == "accepted" else "bold red"),
-        f" for {update['group']}: loss {_number(losses['incumbent'])} → {_number(losses['candidate'])},"
+        (f"{printable(update['version'])} {update['status']}", style),
+        f" for {printable(update['group'])}: loss {_number(losses['incumbent'])} → {_number(losses['candidate'])},"
         f" {update['rows_learned']:,} rows learned",
     )
 
 
 def _versions(versions: Mapping[str, Any]) -> str:
     newest = sorted(versions.items(), key=lambda one: one[1].get("first") or 0)[-3:]
-    return escape("\n".join(f"{name}: {_number(report.get('loss'))}" for name, report in newest))
+    return escape("\n".join(f"{printable(name)}: {_number(report.get('loss'))}" for name, report in newest))
 
 
 def _counts(topic: str, counts: Mapping[str, int]) -> str:

@@ -1,8 +1,12 @@
 """Every verb has help and the exit codes that the contract names; a user's mistake is one line."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,11 +19,13 @@ from streamapp.core.events import DeadLetter
 from streamapp.embedded import EmbeddedBroker
 from streamapp.stream.dead_letters import dead_letter
 from streamapp.stream.topics import Topics
+from streamapp.tables import interactive
 from streamapp.web.server import Readiness, WebServer
 
 VERBS = ["demo", "worker", "replay", "simulate", "topics", "check", "status", "scored tail"]
 VERBS += ["dead-letters list", "dead-letters redrive", "checkpoint inspect", "checkpoint reset", "skip"]
 PLACE = ("--topic", "outcomes", "--partition", "0", "--offset", "0")
+LETTER = '{"prediction_id": "a", "model": "m→😀", "ts": 1.0, "prediction": 1.0}\n'
 NOBODY = "127.0.0.1:9"
 """The discard port: nothing listens there."""
 
@@ -81,6 +87,7 @@ def test_python_dash_m_is_the_same_command() -> None:
         ("replay", "--predictions", "/none.jsonl", "--outcomes", "/none.jsonl", "--models", "/none.toml"),
         ("status", "--url", "ftp://x"),
         ("status", "--url", f"http://{NOBODY}"),
+        ("status", "--url", "http://localhost:60x66"),
     ],
     ids=" ".join,
 )
@@ -232,3 +239,108 @@ def test_status_names_what_is_parked_and_the_way_out(capsys: pytest.CaptureFixtu
         server.stop()
     assert "not ready: tasks are parked" in said
     assert command in said
+
+
+@pytest.fixture
+def stranger(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Address at which something that is no worker says what the test names."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    caller, _ = server.accept()
+                except OSError:
+                    return
+                with caller:
+                    caller.recv(65536)
+                    caller.sendall(request.param)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+    ],
+    ids=["no HTTP", "cut off", "another service"],
+    indirect=True,
+)
+def test_status_says_in_a_line_that_something_else_answers(stranger: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("status", "--url", stranger) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"streamapp: {stranger}")
+    assert said.count("\n") == 1
+
+
+def verb(*arguments: str, shell: str = "", **environ: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a verb in a process of its own, with what a shell puts behind it."""
+    command = f'"$0" -m streamapp "$@" {shell}'
+    return subprocess.run(
+        ["bash", "-c", f"{command}", sys.executable, *arguments],
+        capture_output=True,
+        timeout=60,
+        env={**os.environ, **environ},
+    )
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> tuple[str, ...]:
+    (tmp_path / "p").write_text(LETTER)
+    (tmp_path / "o").write_text("")
+    return ("--predictions", str(tmp_path / "p"), "--outcomes", str(tmp_path / "o"))
+
+
+@pytest.mark.parametrize("arguments", [("topics", "--json"), ("topics",), ("topics", "--help")], ids=" ".join)
+def test_a_reader_that_has_gone_is_no_problem(arguments: tuple[str, ...]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "streamapp", *arguments], stdout=write, stderr=subprocess.PIPE, timeout=60
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_names_that_the_output_has_no_letters_for_are_escaped(recorded: tuple[str, ...], encoding: str) -> None:
+    shown = verb("replay", *recorded, PYTHONIOENCODING=encoding)
+    assert (shown.returncode, shown.stderr) == (0, b"")
+    assert rb"m\u2192\U0001f600" in shown.stdout
+    given = verb("replay", *recorded, "--json", PYTHONIOENCODING=encoding)
+    assert given.stdout.isascii()
+    assert list(json.loads(given.stdout)["models"]) == ["m→😀"]
+
+
+def test_standard_input_that_is_closed_is_named(recorded: tuple[str, ...]) -> None:
+    done = verb("replay", "--predictions", "-", *recorded[2:], shell="<&-")
+    assert done.returncode == 2
+    assert done.stderr == b"streamapp: standard input is closed, there is nothing to read\n"
+
+
+def test_nobody_is_asked_where_standard_input_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert not interactive()
+
+
+def test_a_metrics_file_that_cannot_be_written_is_said_before_the_run(
+    recorded: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(recorded[1]).write_text("no event\n")
+    assert run("replay", *recorded, "--metrics-out", str(tmp_path / "none" / "x")) == 2
+    assert capsys.readouterr().err == f"streamapp: {tmp_path}/none/x: cannot be written (No such file or directory)\n"
+    assert run("replay", "--predictions", "/none", *recorded[2:], "--metrics-out", str(tmp_path / "x")) == 2
+    assert not (tmp_path / "x").exists()
+
+
+def test_names_do_not_command_the_terminal(recorded: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    Path(recorded[1]).write_text(json.dumps({**json.loads(LETTER), "model": "a\x1b[2J\nb", "group": "\x9bg"}))
+    assert run("replay", *recorded) == 0
+    shown = capsys.readouterr().out
+    assert r"a\x1b[2J\nb" in shown
+    assert r"\x9bg" in shown

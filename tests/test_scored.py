@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from streamapp.commands.scored import lines
+from streamapp.commands.scored import _text, lines
 from streamapp.core.events import Tick
 from streamapp.core.join import InputBatch, Joiner
 from streamapp.core.settings import Settings
@@ -122,3 +122,9 @@ def test_ticks_are_shown_only_where_all_is_asked_for() -> None:
     tick = Tick(partition=1, log_time=5.0)
     assert list(lines(tick, 2, 40)) == []
     assert list(lines(tick, 2, 40, everything=True)) == [{**WHERE, "tick": {"partition": 1, "log_time": 5.0}}]
+
+
+def test_a_line_of_text_holds_no_control_characters_of_names() -> None:
+    line = {"scored_partition": 0, "scored_offset": 1, "row": 2, "ts": 0.0, "verdict": "joined", "scores": None}
+    said = _text({**line, "model": "a\x1b[2J", "group": "b\nc", "prediction": "\x1b", "outcome": "d"})
+    assert said == r"1970-01-01 00:00:00 0:1:2 a\x1b[2J/b\nc joined '\x1b' → 'd'"

@@ -5,7 +5,6 @@ Nothing of a message itself is shown: it may hold what is nobody's business on a
 
 import asyncio
 import os
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from streamapp.errors import StreamappError
 from streamapp.stream.producer import PlainProducer, Producer, TransactionalProducer
 from streamapp.stream.redrive import Letter, again, letter, note, noted
 from streamapp.stream.topics import Topics
-from streamapp.tables import moment, to_json
+from streamapp.tables import interactive, moment, printable, to_json
 
 CHUNK = 500
 """Letters of one transaction."""
@@ -43,7 +42,8 @@ def show(*, json: bool, reason: str | None, limit: int) -> None:
     for one in letters.newest:
         source = f"{one.topic}[{one.source_partition}] {one.source_offset}"
         mark = " (redriven)" if _place(one) in redriven else ""
-        typer.echo(f"{moment(one.at)} {one.partition}:{one.offset}{mark} {source} {one.reason}: {one.error}")
+        said = printable(f"{source} {one.reason}: {one.error}")
+        typer.echo(f"{moment(one.at)} {one.partition}:{one.offset}{mark} {said}")
     counted = ", ".join(f"{count} {name}" for name, count in letters.reasons.items())
     typer.echo(f"{letters.total} letters" + (f": {counted}" if counted else ""), err=True)
 
@@ -55,7 +55,7 @@ def redrive(*, reason: str | None, dry_run: bool, yes: bool, json: bool) -> int:
         ConfigError: The broker does not answer, or has no such topic.
     """
     config = ProcessConfig.from_environ(os.environ)
-    ask = not (dry_run or yes or json) and sys.stdin.isatty()
+    ask = not (dry_run or yes or json) and interactive()
     report = asyncio.run(_redrive(config, reason, dry_run=dry_run, ask=ask))
     if json:
         typer.echo(to_json(report))

@@ -15,7 +15,7 @@ from streamapp.modelsfile import load_models
 from streamapp.pipeline import Pipeline
 from streamapp.recording import Recording, read
 from streamapp.replay import replay
-from streamapp.tables import summary_view, to_json
+from streamapp.tables import Terminal, summary_view, to_json
 
 
 def run(predictions: str, outcomes: str, models: Path | None, *, json: bool, metrics_out: Path | None) -> None:
@@ -27,6 +27,8 @@ def run(predictions: str, outcomes: str, models: Path | None, *, json: bool, met
     if predictions == outcomes == "-":
         raise ConfigError("only one of --predictions and --outcomes can be standard input")
     settings = load_models(models) if models is not None else Settings()
+    if metrics_out is not None:
+        _try(metrics_out)
     console = Console(stderr=True)
     with _collecting_seldom(), _progress(console) as progress:
         reading = progress.add_task("reading", total=None)
@@ -43,7 +45,7 @@ def run(predictions: str, outcomes: str, models: Path | None, *, json: bool, met
     if json:
         typer.echo(to_json(summary))
     else:
-        Console().print(summary_view(summary))
+        Terminal().print(summary_view(summary))
 
 
 @contextmanager
@@ -78,6 +80,19 @@ def _report(path: str, recording: Recording, pipeline: Pipeline) -> None:
     typer.echo(f"{path}: {sum(reasons.values())} events rejected ({counted})", err=True)
     if (bad := recording.first_bad()) is not None:
         typer.echo(f"{path}:{bad[0]}: {bad[1]}", err=True)
+
+
+def _try(path: Path) -> None:
+    """Refuse a file that cannot be written before the run that would end with it; leave it as it is."""
+    there = path.exists()
+    if path.is_fifo():  # whoever reads it would take this for the end
+        return
+    try:
+        path.open("ab").close()
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def _write(path: Path, pipeline: Pipeline, settings: Settings) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import difflib
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,7 @@ from streamapp.stream.checkpoint import Checkpoint
 from streamapp.stream.learning import KEPT_DONE, Key
 from streamapp.stream.recent import Recent
 from streamapp.stream.topics import Topics
-from streamapp.tables import to_json
+from streamapp.tables import interactive, to_json
 
 ROLES: tuple[Role, ...] = ("monitor", "learner")
 """Who keeps something of a model that may be forgotten; what the joiner keeps are predictions that wait."""
@@ -70,7 +69,7 @@ def run(model: str, *, yes: bool, json: bool) -> int:
             f" {', '.join(f'{each.role}-{each.partition}' for each in found)} begin anew.",
         ):
             typer.echo(line, err=True)
-        if json or not sys.stdin.isatty():
+        if json or not interactive():
             typer.echo("nothing was changed: say --yes to do it", err=True)
             return 1
         typer.confirm(f"Forget {model!r}?", abort=True, err=True)

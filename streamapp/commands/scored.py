@@ -18,7 +18,7 @@ from streamapp.core.events import SOURCES, Scored, ScoredBatch, Tick, Verdict
 from streamapp.errors import ConfigError, DecodeError
 from streamapp.stream.codec import decode_scored
 from streamapp.stream.topics import Topics
-from streamapp.tables import moment
+from streamapp.tables import fitting, moment, printable
 
 
 def run(*, json: bool, from_beginning: bool, until_end: bool, everything: bool) -> None:
@@ -76,7 +76,7 @@ def _print(partition: int, record: Any, *, json: bool, everything: bool) -> None
         sys.stderr.write(f"streamapp: scored[{partition}] offset {record.offset}: {error}\n")
         return
     for line in lines(message, partition, record.offset, everything=everything):
-        sys.stdout.write((msgspec.json.encode(line).decode() if json else _text(line)) + "\n")
+        sys.stdout.write((fitting(msgspec.json.encode(line).decode()) if json else _text(line)) + "\n")
 
 
 def lines(message: Scored, partition: int, offset: int, *, everything: bool = False) -> Iterator[dict[str, Any]]:
@@ -139,5 +139,5 @@ def _text(line: dict[str, Any]) -> str:
         return f"{line['scored_partition']}:{line['scored_offset']} {'tick' if 'tick' in line else 'arrivals'}"
     place = f"{line['scored_partition']}:{line['scored_offset']}:{line['row']}"
     answer = line["prediction"] if line["prediction"] is not None else line["scores"]
-    who = f"{line['model']}/{line['group']}"
+    who = printable(f"{line['model']}/{line['group']}")
     return f"{moment(line['ts'])} {place} {who} {line['verdict']} {answer!r} → {line['outcome']!r}"

@@ -1,7 +1,6 @@
 """``streamapp skip``: moves a record that a bug cannot pass to ``dead-letters``."""
 
 import asyncio
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from streamapp.stream.culprit import unpassed
 from streamapp.stream.dead_letters import dead_letter
 from streamapp.stream.quarantine import QUARANTINED
 from streamapp.stream.topics import Topics
-from streamapp.tables import moment, to_json
+from streamapp.tables import interactive, moment, to_json
 
 READERS: dict[str, Role] = {
     "predictions": "joiner",
@@ -70,7 +69,7 @@ def run(topic: str, partition: int, offset: int, *, yes: bool, json: bool) -> in
     if partition not in numbers:
         raise ConfigError(f"{topics.full(short)} has partitions {numbers[0]} to {numbers[-1]}, got {partition}")
     record = asyncio.run(_record(config, topics, place))
-    if not (yes or json) and sys.stdin.isatty():
+    if not (yes or json) and interactive():
         typer.echo(
             f"offset {offset} of {full} is of {moment(record.timestamp / 1000)}, {len(record.value or b''):,} bytes."
             f" {place.task} will leave it out; the worker that has the task begins anew.",

@@ -1,15 +1,15 @@
 """``streamapp status``: what a worker knows."""
 
+import http.client
 import json as jsonlib
 import urllib.error
 import urllib.request
 from typing import Any
 
 import typer
-from rich.console import Console
 
 from streamapp.errors import ConfigError
-from streamapp.tables import summary_view, to_json
+from streamapp.tables import Terminal, summary_view, to_json
 
 _TIMEOUT = 10.0
 
@@ -21,11 +21,13 @@ def run(url: str, *, json: bool) -> int:
         ConfigError: nothing that is a worker answers there.
     """
     readiness = fetch(url, "/readyz")
+    if not isinstance(readiness.get("ready"), bool) or "reason" not in readiness:
+        raise ConfigError(f"{url}/readyz: answers, but not as a worker does")
     summary = fetch(url, "/api/summary")
     if json:
         typer.echo(to_json({"readiness": readiness, **summary}))
     else:
-        console = Console()
+        console = Terminal()
         console.print(summary_view(summary))
         console.print("ready" if readiness["ready"] else f"not ready: {readiness['reason']}", markup=False)
         if not readiness["ready"]:
@@ -52,10 +54,11 @@ def fetch(url: str, path: str, timeout: float = _TIMEOUT) -> dict[str, Any]:
                 if error.code != 503:
                     raise ConfigError(f"{url}{path}: answered {error.code}; is a worker's web server there?") from None
                 found = jsonlib.load(error)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"{url}: no worker answers ({getattr(error, 'reason', error)})") from None
+        reason = getattr(error, "reason", None) or str(error).strip() or type(error).__name__
+        raise ConfigError(f"{url}: no worker answers ({reason})") from None
     if not isinstance(found, dict):
         raise ConfigError(f"{url}{path}: expected a JSON object")
     return found

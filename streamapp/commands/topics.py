@@ -4,13 +4,12 @@ import os
 from pathlib import Path
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from streamapp.config import ProcessConfig
 from streamapp.core.settings import Settings
 from streamapp.stream import topics
-from streamapp.tables import to_json
+from streamapp.tables import Terminal, to_json
 
 
 def run(*, create: bool, check: bool, replication: int, models: Path | None, timeout: float, json: bool) -> int:
@@ -67,4 +66,4 @@ def _show(plans: tuple[topics.TopicPlan, ...], *, json: bool) -> None:
         table.add_row(
             plan.name, str(plan.partitions), ", ".join(f"{key}={value}" for key, value in plan.config.items())
         )
-    Console().print(table)
+    Terminal().print(table)
