@@ -1,6 +1,7 @@
 """Events as a service has them at hand, to the messages that the joiner will accept."""
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,6 +17,7 @@ T = TypeVar("T")
 
 _EVENTS = (Prediction, Outcome)
 _NUMBERS = ("prediction", "scores", "latency", "propensity", "outcome", "loss")
+_BYTES = (bytes, bytearray, memoryview)
 _OBJECT = ord("{")
 _UNREADABLE = (msgspec.DecodeError, RecursionError)
 
@@ -30,13 +32,20 @@ def encode(event: Event) -> tuple[bool, bytes, bytes]:
     given: Mapping[str, Any] | None = None if isinstance(event, _EVENTS) else event
     value = _encode(event if given is None or given.__class__ is dict else dict(given))
     is_prediction = isinstance(event, Prediction) if given is None else "model" in given
-    decoded = _prediction(value) if is_prediction else _outcome(value)
+    try:
+        decoded = _prediction(value) if is_prediction else _outcome(value)
+    except DecodeError as error:
+        raise _explained(error, event) from None
+    prediction_id = getattr(event, "prediction_id", None) if given is None else given["prediction_id"]
+    if prediction_id.__class__ is not str and isinstance(prediction_id, _BYTES):
+        # The encoder writes base64, which no outcome from elsewhere would have.
+        raise DecodeError("expected `str`, got `bytes` - at `$.prediction_id`", reason="wrong_type")
     if b"null" in value:
         # JSON has no NaN and no infinity: the encoder writes null.
         for name in _NUMBERS:
-            was = getattr(event, name, None) if given is None else given.get(name)
+            was = _field(event, name)
             if was is not None and getattr(decoded, name, was) is None:
-                raise DecodeError(f"expected a finite number - at `$.{name}`", reason="not_finite")
+                raise _not_finite(name)
     return is_prediction, decoded.prediction_id.encode(), value
 
 
@@ -92,6 +101,24 @@ def _sound(event: T | DecodeError) -> T:
     return event
 
 
+def _explained(error: DecodeError, event: Event) -> DecodeError:
+    """Return an error in words that fit what the service gave, which is not what the joiner reads."""
+    for name in ("ts", *_NUMBERS):
+        was = _field(event, name)
+        # A Decimal is written as it is: JSON that has such a number cannot be read.
+        if isinstance(was, Decimal) and not was.is_finite():
+            return _not_finite(name)
+    return error
+
+
+def _not_finite(name: str) -> DecodeError:
+    return DecodeError(f"expected a finite number - at `$.{name}`", reason="not_finite")
+
+
+def _field(event: Event, name: str) -> Any:
+    return getattr(event, name, None) if isinstance(event, _EVENTS) else event.get(name)
+
+
 def _plain(value: Any) -> Any:
     """Return numpy's scalars as Python's, for the encoder."""
     item = getattr(value, "item", None)
@@ -100,6 +127,6 @@ def _plain(value: Any) -> Any:
     return item()
 
 
-_encode = msgspec.json.Encoder(enc_hook=_plain).encode
+_encode = msgspec.json.Encoder(enc_hook=_plain, decimal_format="number").encode
 _decode_prediction = msgspec.json.Decoder(Prediction).decode
 _decode_outcome = msgspec.json.Decoder(Outcome).decode

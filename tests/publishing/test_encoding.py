@@ -1,5 +1,6 @@
 """A publisher takes exactly what the joiner will accept."""
 
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -68,3 +69,27 @@ def test_an_event_too_large_for_a_message_is_refused() -> None:
     with pytest.raises(DecodeError) as found:
         encode({"prediction_id": "a", "model": "m", "ts": 1.0, "scores": 0.5, "tags": {"big": "x" * 1_000_000}})
     assert found.value.reason == "too_large"
+
+
+def test_a_decimal_is_a_number() -> None:
+    _, _, value = encode({"prediction_id": "a", "ts": Decimal("1.5"), "outcome": Decimal("12.50")})
+    assert decode_outcomes([value]) == [Outcome("a", 1.5, outcome=12.5)]
+    _, _, value = encode(Prediction("a", "m", 1.0, prediction=Decimal("0.1"), latency=Decimal(3)))  # type: ignore[arg-type]
+    assert decode_predictions([value]) == [Prediction("a", "m", 1.0, prediction=0.1, latency=3.0)]
+
+
+@pytest.mark.parametrize("number", ["NaN", "sNaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("name", ["ts", "outcome", "loss"])
+def test_a_decimal_that_is_not_finite_is_refused(name: str, number: str) -> None:
+    with pytest.raises(DecodeError) as found:
+        encode({"prediction_id": "a", "ts": 1.0, "outcome": 1.0, name: Decimal(number)})
+    assert (found.value.reason, str(found.value)) == ("not_finite", f"expected a finite number - at `$.{name}`")
+
+
+@pytest.mark.parametrize("given", [b"a", bytearray(b"a"), memoryview(b"a")])
+def test_bytes_are_no_id(given: Any) -> None:
+    for event in ({"prediction_id": given, "ts": 1.0, "outcome": True}, Outcome(given, 1.0, outcome=True)):
+        with pytest.raises(DecodeError) as found:
+            encode(event)
+        assert str(found.value) == "expected `str`, got `bytes` - at `$.prediction_id`"
+        assert found.value.reason == "wrong_type"
