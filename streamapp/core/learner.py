@@ -11,7 +11,7 @@ import numpy as np
 from streamapp.core import pickling
 from streamapp.core.events import RetrainRequest, ScoredBatch, Verdict
 from streamapp.core.learning.learned import LearnedModel, Value, build_estimator
-from streamapp.core.losses import choose_loss, is_positive, loss_of
+from streamapp.core.losses import LARGEST, choose_loss, is_positive, loss_of
 from streamapp.core.settings import Label, Loss, ModelSettings, Task
 from streamapp.errors import CheckpointError, ConfigError, DecodeError
 
@@ -255,7 +255,7 @@ class Learner:
 
     def _fits(self, outcome: Label) -> bool:
         if self._task == "regression":
-            return not isinstance(outcome, str) and math.isfinite(outcome)
+            return not isinstance(outcome, str) and abs(outcome) <= LARGEST
         return self._task != "binary" or is_positive(outcome, self._settings.positive) is not None
 
     def _incumbent_loss(self, batch: ScoredBatch, row: int, outcome: Label) -> float:
@@ -271,9 +271,11 @@ class Learner:
         if self._loss is None:
             return math.nan
         prediction, scores = candidate.model.predict(features)
-        if prediction is None and scores is None:
-            return math.inf if candidate.learned > self._settings.learner.warmup else math.nan
-        return self._loss_of(prediction, scores, outcome)
+        lost = math.nan if prediction is None and scores is None else self._loss_of(prediction, scores, outcome)
+        # An answer that is none, or is beyond all numbers that count, must not spare the candidate the comparison.
+        if math.isnan(lost) and candidate.learned >= max(self._settings.learner.warmup, 1):
+            return math.inf
+        return lost
 
     def _loss_of(self, prediction: Label | None, scores: float | dict[str, float] | None, outcome: Label) -> float:
         assert self._loss is not None

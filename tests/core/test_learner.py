@@ -1,6 +1,7 @@
 """Requests answered: what teaches, what is compared, and how it ends."""
 
 import json
+import math
 import random
 import re
 from dataclasses import replace
@@ -323,6 +324,31 @@ def test_estimator_that_raises_rejects_the_request_and_is_named() -> None:
     result = run(learner(settings), [({"a": 1e300 * x["a"]}, y) for x, y in simple(1000)])
     assert result.status == "rejected"
     assert "ZeroDivisionError from the estimator" in result.reason
+
+
+class Mostly:
+    """An estimator that is right, but for every third answer."""
+
+    def __init__(self, wrong: float = 1e150) -> None:
+        self.wrong = wrong
+        self.asked = 0
+
+    def learn_one(self, x: dict[str, float], y: float) -> None:
+        pass
+
+    def predict_one(self, x: dict[str, float]) -> float:
+        self.asked += 1
+        return self.wrong if self.asked % 3 == 0 else x["a"]
+
+
+@pytest.mark.parametrize("wrong", [1e150, math.inf, math.nan])
+def test_answers_beyond_all_numbers_that_count_do_not_spare_the_comparison(wrong: float) -> None:
+    work = learner(task="regression")
+    model = work._candidates[0].model
+    model.estimator, model.scaler = Mostly(wrong), None
+    result = run(work, [({"a": a["a"]}, a["a"]) for a, _ in simple(1000)], score=None, prediction=0.5)
+    assert result.status == "rejected"
+    assert result.candidate is None
 
 
 def test_regression_that_diverges_is_rejected_without_a_number() -> None:
