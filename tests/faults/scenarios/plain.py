@@ -21,7 +21,7 @@ def restarted_once(run: Run) -> None:
     run.until_rows()
     run.until_sent(0.8)
     run.stop(first)
-    run.until_ready(run.start())
+    _begun(run)
 
 
 def killed_before_committing(run: Run) -> None:
@@ -35,7 +35,7 @@ def killed_before_committing(run: Run) -> None:
     time.sleep(SEEN)
     run.kill(first)
     run.proxy.drop(trap)
-    run.until_ready(run.start())
+    _begun(run)
 
 
 def stale_owner_wakes(run: Run) -> None:
@@ -51,6 +51,12 @@ def stale_owner_wakes(run: Run) -> None:
     run.until_rows(since=rows)
     run.resume(stale)
     run.end_load()
+
+
+def _begun(run: Run) -> None:
+    """Start another worker, and wait until it is there; with some defects it is never ready."""
+    worker = run.start()
+    run.until(lambda: worker.get("/readyz")[0], f"{worker.name} answers")
 
 
 SHOWS = ("joined", "expired")
