@@ -179,12 +179,11 @@ class EventPublisher:
         with self._lock:
             self._closed = True
         self._close_at_exit()
-        if self._is_running():
+        if self._running() is not None:
             self.flush(timeout)
         self._ending.set()
         self._handed.put(None)
-        thread = self._thread
-        if thread is not None and thread.is_alive():
+        if (thread := self._running()) is not None:
             thread.join(max(0.0, end - time.monotonic()) + _LETTING_GO)
         self._thread = None
         self._give_up()
@@ -260,8 +259,10 @@ class EventPublisher:
             self._thread = None
             logger.warning("events wait, because no thread can be started to publish them: %s", error)
 
-    def _is_running(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
+    def _running(self) -> threading.Thread | None:
+        """Return the thread, None where there is none or it has not begun or has ended."""
+        thread = self._thread
+        return thread if thread is not None and thread.is_alive() else None
 
     def _close_at_exit(self) -> None:
         """Have the publisher closed when the process ends, unless it is by then."""

@@ -255,17 +255,22 @@ class Checkpoint:
         return {topic: sorted(offsets) for topic, offsets in self.quarantined.items() if offsets}
 
     def records(self, entries: Mapping[bytes, bytes | None], marks: Mapping[TP, InputMark]) -> list[Record]:
-        """Return the records that store changed entries (None: removed) together with the marks."""
-        for key, value in entries.items():
-            if value is not None and len(value) > MAX_VALUE:
-                raise CheckpointError(f"{self}: the value of {key!r} has {len(value)} bytes; {MAX_VALUE} is the most")
+        """Return the records that store changed entries (None: removed) together with the marks.
+
+        Raises:
+            CheckpointError: a value is too large to be stored.
+        """
         for key, value in entries.items():
             self._add(key, value)
-        inputs = {tp.topic: mark for tp, mark in marks.items()}
-        self._inputs = _Inputs(
-            FORMAT, inputs, self.logs, self._quarantined(), self.failure, partitions=self.partitions, sum=self._sum
+        marked = {tp.topic: mark for tp, mark in marks.items()}
+        inputs = _Inputs(
+            FORMAT, marked, self.logs, self._quarantined(), self.failure, partitions=self.partitions, sum=self._sum
         )
-        values: dict[bytes, bytes | None] = {**entries, INPUT: msgspec.msgpack.encode(self._inputs)}
+        values: dict[bytes, bytes | None] = {**entries, INPUT: msgspec.msgpack.encode(inputs)}
+        for key, value in values.items():
+            if value is not None and len(value) > MAX_VALUE:
+                raise CheckpointError(f"{self}: the value of {key!r} has {len(value)} bytes; {MAX_VALUE} is the most")
+        self._inputs = inputs  # what is refused was not written: a failure is noted beside what was
         for key, value in values.items():
             size = len(value) if value is not None else 0
             self.bytes += size - self._sizes.get(key, 0)

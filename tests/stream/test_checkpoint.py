@@ -124,6 +124,18 @@ def test_a_value_that_no_topic_takes_is_refused_and_named() -> None:
     assert checkpoint.records({b"pages": bytes(MAX_VALUE)}, {INPUT: InputMark(0)})
 
 
+@pytest.mark.parametrize("what", ["an entry", "the positions"])
+def test_what_was_refused_does_not_count_as_written(what: str) -> None:
+    checkpoint = Checkpoint(TOPIC, 0)
+    checkpoint.records({}, {INPUT: InputMark(3)})
+    entries: dict[bytes, bytes | None] = {b"pages": bytes(MAX_VALUE + 1)} if what == "an entry" else {}
+    if what == "the positions":
+        checkpoint.quarantined = {INPUT.topic: set(range(1 << 40, (1 << 40) + MAX_VALUE // 8))}
+    with pytest.raises(CheckpointError, match=f"bytes; {MAX_VALUE} is the most"):
+        checkpoint.records(entries, {INPUT: InputMark(5)})
+    assert checkpoint.inputs == {INPUT.topic: InputMark(3)}
+
+
 # -- is the log still the same one? ------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from typing import Final
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 SILENT_AFTER: Final = 30.0
 """Seconds without a tick after which nobody waits for a joiner any more."""
@@ -34,4 +35,4 @@ class Clock(Struct):
 
     def copy(self) -> "Clock":
         """Return a clock that says the same, and that later messages do not change."""
-        return Clock(self.now, dict(self.sources), self.ticked)
+        return replace(self, sources=dict(self.sources))
