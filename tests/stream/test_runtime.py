@@ -49,6 +49,7 @@ def test_assigned_tasks_are_taken_over_and_committed_at_every_interval(stage: St
         assert stage.runtime.ready
         loop = asyncio.create_task(stage.runtime.run())
         await until(lambda: stage.checkpoints("monitor-1") == 1)
+        await until(lambda: stage.checkpoints("joiner-0"))  # with it its tick comes, which is in what is handed over
         await stage.ticks(1, 3)
         await until(lambda: stage.position("monitor-1") == stage.broker.end("t.scored", 1))
         loop.cancel()
