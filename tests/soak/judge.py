@@ -26,6 +26,8 @@ SPARE_BYTES, SPARE_ENTRIES = 1 << 20, 200
 """What it may be larger in any case: entries that the next commits take away."""
 SPARE_FILES, SPARE_THREADS = 6, 2
 """Connections and helpers that come and go: a consumer of the learner's, a page that is being asked for."""
+SLOWEST_SCRAPE = 10.0
+"""Seconds after which Prometheus, left alone, gives up."""
 SENT = 0.95
 """Of the load that was wanted."""
 HOUR = 3600.0
@@ -66,6 +68,7 @@ def judge(soak: Soak) -> list[Finding]:
         *_checkpoints(counted),
         *_steady(lives, calm, "fds", "file descriptors", SPARE_FILES),
         *_steady(lives, calm, "threads", "threads", SPARE_THREADS),
+        _scrapes(counted),
         _load(soak),
         _drifts(counted),
         _balance(soak),
@@ -183,6 +186,16 @@ def _steady(lives: Sequence[Life], calm: Sequence[Sample], name: str, called: st
             f" {min(life.values[name]):.0f} to {max(life.values[name]):.0f} at all times"
         )
         yield Finding(f"{called} of {life.name}: none is kept", last - first <= spare, found)
+
+
+def _scrapes(counted: Sequence[Sample]) -> Finding:
+    seconds = [worker["scrape"] for sample in counted for worker in sample["workers"] if "scrape" in worker]
+    what = f"metrics within {SLOWEST_SCRAPE:g} s"
+    if not seconds:
+        return Finding(what, None, "no worker ever answered")
+    return Finding(
+        what, max(seconds) <= SLOWEST_SCRAPE, f"half within {median(seconds):.1f} s, all within {max(seconds):.1f} s"
+    )
 
 
 def _load(soak: Soak) -> Finding:

@@ -3,6 +3,8 @@
 import contextlib
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from tests.faults.process import Process
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 STOP_WITHIN = 30.0
+SCRAPE_EVERY = 5.0
+"""Seconds: three times as often as Prometheus does, left alone."""
 SHOWN = ("streamapp_pending_predictions", "streamapp_checkpoint_bytes", "streamapp_parked", "streamapp_rejected_total")
 
 
@@ -30,7 +34,11 @@ class Member:
         self._folder = folder
         self._cores = set(cores)
         self._lives = 0
+        self._scraped: dict[int, dict[str, float]] = {}
+        self._closing = threading.Event()
         self._process = self._start()
+        self._scraper = threading.Thread(target=self._scrape, daemon=True)
+        self._scraper.start()
 
     def _start(self) -> Process:
         self._lives += 1
@@ -78,7 +86,7 @@ class Member:
         return [line for line in lines if line not in reasons], len(reasons)
 
     def sample(self) -> dict[str, Any] | None:
-        """Return what the process uses and says now; None where there is none."""
+        """Return what the process uses now, and what it said when it was last asked; None where there is none."""
         pid = self.pid
         if pid is None:
             return None
@@ -93,22 +101,29 @@ class Member:
             }
         except OSError:
             return None
-        return {**found, **self._metrics()} if found["rss"] else None  # it has ended, and nobody has taken note
+        if not found["rss"]:  # it has ended, and nobody has taken note
+            return None
+        return {**found, **self._scraped.get(pid, {})}
 
-    def _metrics(self) -> dict[str, float]:
-        """Return sums of a few series; none while it does not answer."""
-        status, page = self._process.get("/metrics")
-        if status != 200:
-            return {}
-        sums = dict.fromkeys(SHOWN, 0.0)
-        for line in page.decode().splitlines():
-            name = line.partition("{")[0]
-            if name in sums:
-                sums[name] += float(line.rsplit(" ", 1)[1])
-        return {name.removeprefix("streamapp_"): value for name, value in sums.items()}
+    def _scrape(self) -> None:
+        """Ask for its metrics now and then, as Prometheus does, whether or not it is slow to answer."""
+        while not self._closing.wait(SCRAPE_EVERY):
+            pid, began = self.pid, time.monotonic()
+            status, page = self._process.get("/metrics")
+            if status != 200 or pid is None or pid != self.pid:
+                continue
+            sums = dict.fromkeys(SHOWN, 0.0)
+            for line in page.decode().splitlines():
+                name = line.partition("{")[0]
+                if name in sums:
+                    sums[name] += float(line.rsplit(" ", 1)[1])
+            said = {name.removeprefix("streamapp_"): value for name, value in sums.items()}
+            self._scraped = {pid: {"scrape": round(time.monotonic() - began, 3), **said}}
 
     def close(self) -> None:
         """End it, by force where it takes too long."""
+        self._closing.set()
+        self._scraper.join(STOP_WITHIN)
         with contextlib.suppress(Exception):
             self._process.stop(STOP_WITHIN)
         self._process.close()

@@ -133,8 +133,6 @@ def fill(stage: Stage, backlog: int, say: Say, *, learned: bool) -> float:
         if now - told >= TELL:
             told = now
             say(f"{done:,.0f} of the backlog are worked off")
-        for member in stage.members:
-            member.sample()  # looked at as later
         _check(stage)
         if not load.running or now - moved > PATIENCE:
             raise RuntimeError(f"the backlog is not worked off: {done:,.0f} of {backlog:,} for {now - moved:.0f} s")

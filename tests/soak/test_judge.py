@@ -50,7 +50,15 @@ def made(change: Change = lambda at, sample: None, *, length: int = 600, **field
 
 
 def worker(number: int, pid: int, memory: float) -> dict[str, Any]:
-    return {"worker": number, "pid": pid, "rss": int(memory * MIB), "fds": 60, "threads": 12, "parked": 0.0}
+    return {
+        "worker": number,
+        "pid": pid,
+        "rss": int(memory * MIB),
+        "fds": 60,
+        "threads": 12,
+        "parked": 0.0,
+        "scrape": 0.5,
+    }
 
 
 def failed(soak: Soak) -> list[str]:
@@ -96,6 +104,10 @@ def park(at: int, sample: dict[str, Any]) -> None:
     sample["workers"][0]["parked"] = float(at == 400)
 
 
+def scrape_slowly(at: int, sample: dict[str, Any]) -> None:
+    sample["workers"][0]["scrape"] = 11.0 if at == 400 else 0.5
+
+
 def test_everything_holds_where_nothing_grows() -> None:
     findings = judge(made())
     assert held(findings), findings
@@ -113,6 +125,7 @@ def test_everything_holds_where_nothing_grows() -> None:
         (grow_checkpoint, "checkpoint of the joiner bounded"),
         (keep_entries, "checkpoint of the monitor bounded"),
         (never_drift, "drifts led to retrain requests, and these to answers"),
+        (scrape_slowly, "metrics within 10 s"),
         (send_half, "the load was sent"),
         (park, "nothing else ended, failed or was parked"),
     ],

@@ -15,7 +15,7 @@ from tests.kafka import Given, Kafka
 
 pytestmark = pytest.mark.integration
 
-HASTY = ("lag bounded", "the load was sent", "nothing else ended")
+HASTY = ("lag bounded", "metrics within", "the load was sent", "nothing else ended")
 COMMAND = [sys.executable, "-m", "tests.soak"]
 
 
