@@ -137,7 +137,7 @@ def _lag(soak: Soak, counted: Sequence[Sample], calm: Sequence[Sample]) -> Itera
     span = counted[-1]["at"] - counted[0]["at"]
     messages = max((counted[-1]["scored"] - counted[0]["scored"]) / max(span, 1.0), 1.0)
     ways: tuple[tuple[str, Callable[[Sample], float]], ...] = (
-        ("predictions without verdict", lambda sample: unresolved(sample) / soak.rate),
+        ("predictions without verdict", lambda sample: unresolved(sample) / sample["rate"]),
         ("rows that no monitor has taken", lambda sample: sample["lag"]["scored"] / messages),
     )
     for what, seconds in ways:
@@ -199,11 +199,13 @@ def _scrapes(counted: Sequence[Sample]) -> Finding:
 
 
 def _load(soak: Soak) -> Finding:
-    wanted = soak.rate * soak.samples[-1]["at"]
-    sent = soak.samples[-1]["sent"]
+    wanted, sent = soak.samples[-1]["due"], soak.samples[-1]["sent"]
+    rates = [sample["rate"] for sample in soak.samples]
     found = f"{sent:,} predictions of {wanted:,.0f}, {soak.rate:,.0f} a second"
     if soak.capacity:
         found += f" = {soak.rate / soak.capacity:.0%} of {soak.capacity:,.0f}"
+    if min(rates) < max(rates):
+        found += f"; {min(rates):,.0f} to {max(rates):,.0f} as the machine's speed changed"
     return Finding("the load was sent", sent >= SENT * wanted, found)
 
 

@@ -1,8 +1,8 @@
 """The load: so many predictions a second of many models, and their outcomes, until its standard input is closed.
 
 ``python -m tests.soak.load BROKER PREFIX PARTITIONS MODELS COUNT``, a process of its own. It begins with so many, an
-age in :data:`BACKLOG_AGE` seconds; then it takes a line with the predictions a second from its standard input, and goes
-on with that until the input is closed. Each second it writes a line of JSON.
+age in :data:`BACKLOG_AGE` seconds; then it takes lines with the predictions a second from its standard input, and goes
+on with the newest until the input is closed. Each second it writes a line of JSON.
 
 All models have the same life, begun at different moments: in the second half of each of its *ages*, outcomes are the
 opposite of what the model expects. Then a new version answers, for which they are as expected. An outcome comes
@@ -15,6 +15,8 @@ import random
 import sys
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 from math import inf
 
 import confluent_kafka
@@ -149,15 +151,21 @@ class Load:
         self.made = 0
         self.known = 0
 
-    def go_on(self, rate: float, until: float, orders: Orders) -> None:
+    def go_on(self, rate: Callable[[], float], until: float, orders: Orders) -> None:
         """Send so many predictions a second, and the outcomes that are known of them, up to a number or to the end."""
-        start, began, told = self.made, time.monotonic(), float("-inf")
+        due, before, told = float(self.made), time.monotonic(), float("-inf")
+        sent = deque([(before, self.made)])
         while self.made < until and not orders.ended.is_set():
-            seconds = time.monotonic() - began
-            made, known = (start + max(0, int((seconds - delay) * rate)) for delay in (0.0, DELAY))
-            self.step(int(min(made, until)), int(min(known, until)))
-            if seconds - told >= 1:
-                told = seconds
+            now = time.monotonic()
+            due += (now - before) * rate()
+            before = now
+            while len(sent) > 1 and sent[1][0] <= now - DELAY:
+                sent.popleft()
+            made, known = int(min(due, until)), sent[0][1] if sent[0][0] <= now - DELAY else self.known
+            self.step(made, max(known, self.known))
+            sent.append((now, made))
+            if now - told >= 1:
+                told = now
                 self.tell()
             orders.ended.wait(TICK)
         self.step(self.made, self.made)  # what is known of all that was predicted
@@ -209,12 +217,12 @@ def main(broker: str, prefix: str, partitions: int, models: int, count: int) -> 
     orders = Orders()
     orders.start()
     load = Load(broker, Topics(prefix), partitions, Maker(models))
-    load.go_on(ROWS * models / BACKLOG_AGE, count, orders)
+    load.go_on(lambda: ROWS * models / BACKLOG_AGE, count, orders)
     load.tell()
     while not (orders.rate or orders.ended.is_set()):
         load.step(load.made, load.made)
         orders.ended.wait(TICK)
-    load.go_on(orders.rate, inf, orders)
+    load.go_on(lambda: orders.rate, inf, orders)
     load.close()
     load.tell()
     return int(bool(load.failed))

@@ -44,7 +44,8 @@ def draw(path: Path, soak: Soak) -> None:
     at = [sample["at"] / 60 for sample in soak.samples]
     panels = [
         Panel("memory, MiB", _processes(soak, "rss", 1 / MIB)),
-        Panel("predictions without\nverdict, s of load", {"": (at, [unresolved(s) / soak.rate for s in soak.samples])}),
+        Panel("predictions without\nverdict, s of load", {"": (at, [unresolved(s) / s["rate"] for s in soak.samples])}),
+        Panel("load, predictions\na second", {"": (at, [sample["rate"] for sample in soak.samples])}),
         Panel("live in checkpoints, MiB", {role: (at, _live(soak, role)) for role in soak.samples[0]["live"]}),
         Panel("file descriptors", _processes(soak, "fds")),
         Panel("threads", _processes(soak, "threads")),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.report import machine
+from tests.soak.pacing import Pacing
 from tests.soak.stage import Size, Stage
 
 SHARE = 0.8
@@ -33,7 +34,7 @@ class Soak:
 
     minutes: float
     rate: float = 0.0
-    """Predictions a second."""
+    """Predictions a second, while the machine is as fast as it was when the capacity was measured."""
     capacity: float | None = None
     """The most of these, with their outcomes."""
     size: Size = field(default_factory=Size)
@@ -84,7 +85,7 @@ def soak(broker: str, minutes: float, size: Size, say: Say, *, rate: float | Non
             result.rate = share * result.capacity if rate is None else rate
             say(f"capacity: {result.capacity:,.0f} predictions a second with their outcomes")
             say(f"{result.rate:,.0f} a second for {minutes:g} minutes, the first {result.warm_up:.0f} s to warm up")
-            _watch(stage, result, say)
+            _watch(stage, result, say, stage.speed.factor if rate is None else None)
         except KeyboardInterrupt:
             result.interrupted = True
             say("interrupted: waiting for what is on its way (once more to leave at once)")
@@ -120,14 +121,14 @@ def fill(stage: Stage, backlog: int, say: Say, *, learned: bool) -> float:
     load = stage.start_load(backlog)
     _until(lambda: stage.ledger.state()["predictions"] >= backlog or not load.running, "the backlog is written", stage)
     stage.start_workers()
-    began, done, ready = None, 0.0, False
+    began, first, done, ready = None, 0, 0.0, False
     before: Any = None
     moved = told = time.monotonic()
     while done < MEASURED * backlog or not ready:
         now, state = time.monotonic(), stage.ledger.state()
         done, ready = taken(state), not learned or answered(state)
         if began is None and state["verdicts"]:
-            began = now
+            began, first = now, stage.speed.probes
         if (done, state["counted"]) != before:
             before, moved = (done, state["counted"]), now
         if now - told >= TELL:
@@ -140,6 +141,7 @@ def fill(stage: Stage, backlog: int, say: Say, *, learned: bool) -> float:
     for member in stage.members:
         _until(member.ready, f"worker {member.number} is ready", stage)
     assert began is not None
+    stage.speed.mark(first)
     return done / max(moved - began, 0.1)
 
 
@@ -154,12 +156,12 @@ def answered(state: dict[str, Any]) -> bool:
     return bool(counted["model-updates"] >= ANSWERED * counted["retrain"])
 
 
-def _watch(stage: Stage, result: Soak, say: Say) -> None:
+def _watch(stage: Stage, result: Soak, say: Say, speed: Callable[[], float] | None) -> None:
     """Load the workers, restart one now and then, and look once a second."""
     load = stage.load
     assert load is not None
-    load.go_on(result.rate)
     before = load.said["predictions"]
+    pacing = Pacing(result.rate, speed, load.go_on)
     began = time.monotonic()
     restarts = _restarts(result.minutes)
     due, kind = next(restarts)
@@ -169,7 +171,9 @@ def _watch(stage: Stage, result: Soak, say: Say) -> None:
             if now >= due:
                 _restart(stage, result, now, kind, say)
                 due, kind = next(restarts)
-            sample = {"at": round(time.monotonic() - began, 2), **look(stage)}
+            pacing.step(now)
+            asked = {"rate": round(pacing.rate, 1), "due": round(pacing.due)}
+            sample = {"at": round(time.monotonic() - began, 2), **asked, **look(stage)}
             sample["sent"] -= before
             result.samples.append(sample)
             if now - told >= max(TELL, 0.6 * result.minutes):

@@ -20,6 +20,7 @@ from streamapp.stream.topics import Topics, connected, create, plan
 from tests.faults.process import ROOT
 from tests.soak.ledger import INPUTS, Ledger
 from tests.soak.members import Member
+from tests.soak.speed import Speed
 
 PARTITIONS = 4
 SCORED_PARTITIONS = 2
@@ -78,6 +79,7 @@ class Stage:
         self.folder = Path(self._temporary.name)
         self.members: list[Member] = []
         self.ledger: Ledger
+        self.speed = Speed([cores()[0]])
         self.load: LoadProcess | None = None
 
     def __enter__(self) -> Self:
@@ -92,6 +94,7 @@ class Stage:
             self._broker, self.topics, partitions=PARTITIONS, scored_partitions=SCORED_PARTITIONS, group=self.group
         )
         self.ledger.start()
+        self.speed.start()
         return self
 
     def start_workers(self) -> None:
@@ -124,6 +127,7 @@ class Stage:
             self.load.kill()
         for member in self.members:
             member.close()
+        self.speed.close()
         self.ledger.close()
         with contextlib.suppress(KafkaError, ConfigError), connected(self._broker, PATIENCE, {}) as admin:
             admin.delete_topics(self._names, timeout_ms=int(PATIENCE * 1000))

@@ -33,6 +33,8 @@ def made(change: Change = lambda at, sample: None, *, length: int = 600, **field
         behind = 1_200 + (6_000 if away else 0)
         sample = {
             "at": float(at),
+            "rate": RATE,
+            "due": RATE * at,
             "predictions": int(RATE * at),
             "verdicts": max(0, int(RATE * at) - behind),
             "scored": 300 * at,
