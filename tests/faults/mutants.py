@@ -71,6 +71,22 @@ def score_twice() -> None:
     JoinerTask.outcome = doubling  # type: ignore[method-assign]
 
 
+def loses_a_dead_letter() -> None:
+    """One record that was refused is not kept."""
+    outcome, seen = JoinerTask.outcome, [0]
+
+    def losing(self: JoinerTask) -> Any:
+        records, state = outcome(self)
+        kept = []
+        for record in records:
+            bad = record.topic == self.around.topics.dead_letters
+            seen[0] += bad
+            kept += [] if bad and seen[0] == 5 else [record]
+        return kept, state
+
+    JoinerTask.outcome = losing  # type: ignore[method-assign]
+
+
 def expire_by_newest_ts() -> None:
     """Log time is the newest ``ts`` that was seen, whoever said it."""
     newest: dict[int, float] = defaultdict(float)
@@ -179,6 +195,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         slow_commit,
         skip_one_prediction,
         score_twice,
+        loses_a_dead_letter,
         expire_by_newest_ts,
         monitor_twice,
         monitor_forgets,

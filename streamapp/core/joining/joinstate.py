@@ -21,7 +21,7 @@ from streamapp.core.events import Codes, Ints, Verdict
 from streamapp.core.joining.groups import Groups
 from streamapp.core.joining.intake import Intake
 from streamapp.core.joining.numbered import key as key_of
-from streamapp.core.joining.numbered import numbered
+from streamapp.core.joining.numbered import numbered, told
 from streamapp.core.joining.pages import Pages
 from streamapp.core.joining.remembered import RESOLVED
 from streamapp.core.joining.results import Ends
@@ -246,7 +246,8 @@ class JoinCheckpoint:
         copied = checkpoint._stragglers.restore(state, entries, meta.bound)
         if meta.entries is not None and meta.entries != len(entries):
             raise CheckpointError(
-                f"checkpoint of partition {partition} has {len(entries)} entries, expected {meta.entries}"
+                f"checkpoint of partition {partition} has {len(entries)} entries, expected {meta.entries};"
+                f" what is there: {told(entries)}"
             )
         if len(state.pending_pages) != sum(waiting.values()):
             raise CheckpointError(

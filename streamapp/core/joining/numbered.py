@@ -24,3 +24,29 @@ def numbered(entries: Iterable[bytes], prefix: bytes) -> list[tuple[int, bytes]]
                 raise CheckpointError(f"checkpoint has an entry {each.decode(errors='replace')!r}: not a number")
             found.append((int(number), each))
     return sorted(found)
+
+
+SPANS = 12
+"""Most numbers, or stretches of them, that are told of one kind of entries."""
+
+
+def told(entries: Iterable[bytes]) -> str:
+    """Return for people which entries there are: kinds by name, with their numbers, as ``pending 3, 5 to 9``."""
+    kinds: dict[str, list[int]] = {}
+    for each in entries:
+        kind, _, number = each.decode(errors="replace").rpartition("/")
+        kinds.setdefault(kind or number, []).extend(
+            [int(number)] if kind and number.isascii() and number.isdigit() else []
+        )
+    return "; ".join(f"{kind} {_spans(sorted(numbers))}".rstrip() for kind, numbers in sorted(kinds.items()))
+
+
+def _spans(numbers: list[int]) -> str:
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][-1] + 1:
+            spans[-1] = [spans[-1][0], number]
+        else:
+            spans.append([number])
+    words = [" to ".join(map(str, span)) for span in spans[:SPANS]]
+    return ", ".join([*words, "..."] if len(spans) > SPANS else words)
