@@ -122,7 +122,8 @@ FAMILIES: tuple[Family, ...] = (
         "streamapp_label_overflow_total",
         "counter",
         ("label",),
-        "Label values beyond the cap, and predictions of models or groups beyond the most: they became other.",
+        "Label values beyond the cap and predictions of models or groups beyond the most: they became other."
+        " Under feature: values that a learner left out, since it knew as many names as it takes.",
     ),
 )
 """Series that exist today."""

@@ -75,6 +75,8 @@ class Snapshot:
     """By (model, group, status)."""
     recoveries: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """By (role, reason)."""
+    overflow: Mapping[tuple[str], int] = field(default_factory=dict)
+    """By (label,): what was beyond the most that tasks keep."""
     reread: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Records by (role, topic)."""
     restore_seconds: Mapping[tuple[str, int], float] = field(default_factory=dict)
@@ -154,7 +156,7 @@ class Exposition(Collector):
             for model in snapshot.models:
                 _model_gauges(families, model, self._settings)
                 pace.step()
-            families.overflow(snapshot.events)
+            families.overflow(snapshot.events, snapshot.overflow)
         yield from families
 
     def _hear(self, news: Callable[[], None]) -> None:

@@ -128,9 +128,9 @@ class Families:
                 parts = rows.setdefault(labels, {})
                 parts[part] = parts.get(part, 0.0) + value
 
-    def overflow(self, events: Mapping[tuple[str, str], int]) -> None:
-        """Add how many label values have overflown, and how many predictions the joiner had to count as other."""
-        counts = self._labels.overflow()
+    def overflow(self, events: Mapping[tuple[str, str], int], tasks: Mapping[tuple[str], int]) -> None:
+        """Add what went beyond the most: values of labels, predictions that count as other, and what tasks left out."""
+        counts = self._labels.overflow() | {label: count for (label,), count in tasks.items()}
         for mark in OVERFLOWN:
             if count := events.get(("predictions", mark), 0):
                 label = mark.removeprefix("other_")

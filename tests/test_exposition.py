@@ -484,6 +484,12 @@ def test_label_values_beyond_the_cap_become_other_and_their_counters_add_up() ->
     generate_latest(exposition.registry)
 
 
+def test_what_tasks_left_out_is_counted_as_overflow() -> None:
+    exposition = Exposition(Settings())
+    exposition.publish(Snapshot(overflow={("feature",): 12}))
+    assert value(exposition, "streamapp_label_overflow_total", label="feature") == 12
+
+
 HOSTILE = 'a"b\\c\nd{}\u2028 é \ud800'
 
 

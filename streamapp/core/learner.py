@@ -34,6 +34,8 @@ class LearnResult:
     rows_skipped: int
     """Rows with an outcome that could not teach: no features, unreadable ones, or an outcome that does not fit."""
     rows_compared: int
+    features_left_out: int
+    """Values of features beyond the most names that a learned model takes."""
     incumbent: float | None
     """Mean loss on the rows compared, in the configured loss; None without any."""
     candidate: float | None
@@ -68,7 +70,13 @@ class _Candidate:
         self.model = model
         self.parent = parent
         self.learned = 0
+        self._left_out = model.left_out
         self.losses: list[float] = []
+
+    @property
+    def left_out(self) -> int:
+        """Values of features that it could not take in this job."""
+        return self.model.left_out - self._left_out
 
     @property
     def recent(self) -> float:
@@ -190,6 +198,7 @@ class Learner:
             rows_learned=candidate.learned if candidate else 0,
             rows_skipped=self._skipped,
             rows_compared=compared,
+            features_left_out=candidate.left_out if candidate else 0,
             incumbent=_mean(self._incumbent),
             candidate=_mean(self._proven),
             model=pickling.dumps(candidate.model) if candidate and self._status == "accepted" else None,

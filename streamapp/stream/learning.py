@@ -17,6 +17,7 @@ from msgspec import Struct
 from streamapp.artifacts import ArtifactStore
 from streamapp.core.events import Artifact, ModelUpdate, RetrainRequest, Scored, ScoredBatch, UpdateMetrics
 from streamapp.core.learner import Learner, LearnResult, seed_of
+from streamapp.core.learning.learned import INPUTS
 from streamapp.errors import CheckpointError, DecodeError
 from streamapp.stream.checkpoint import InputMark
 from streamapp.stream.cloudevents import cloud_event
@@ -164,6 +165,16 @@ class LearnerTask(Task):
             assert parent is not None
             self.counters.add("recoveries", (self.role, "artifact_refused"))
             logger.warning("%s: artifact %s is left out: %s", self, parent.artifact.uri, result.refused)
+        if result.features_left_out:
+            self.counters.add("overflow", ("feature",), result.features_left_out)
+            logger.warning(
+                "%s: %s/%s has more than %d names of features: %d values were not learned from",
+                self,
+                request.model,
+                request.group,
+                INPUTS,
+                result.features_left_out,
+            )
         logger.info(
             "%s: %s/%s %s %s after %d rows (loss %s against %s): %s",
             self,

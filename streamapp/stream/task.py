@@ -58,6 +58,8 @@ class Counters:
     """By (role, topic): records that were applied before, and were read again to restore a task."""
     recoveries: dict[tuple[str, str], int] = field(default_factory=dict)
     """By (role, reason): what tasks left out and went on without."""
+    overflow: dict[tuple[str], int] = field(default_factory=dict)
+    """By (label,): what was beyond the most that is kept."""
 
     def add(self, name: str, key: tuple[str, ...], count: int = 1) -> None:
         """Count *count* more of *key* under *name*."""

@@ -187,6 +187,7 @@ def snapshot(runtime: Runtime, models: tuple[ModelReport, ...]) -> Snapshot:
         retrain_requests=dict(counters.retrain),
         model_updates=dict(counters.updates),
         recoveries=dict(Counter(runtime.recoveries) + Counter(counters.recoveries)),
+        overflow=dict(counters.overflow),
         reread=dict(counters.reread),
         restore_seconds={(task.role, task.partition): task.recovery.seconds for task in tasks},
         parked=parked,

@@ -100,4 +100,5 @@ def test_a_model_learns_from_so_many_features_and_no_more() -> None:
         model.learn(features, n % 20 == 0)
         model.predict(features)
     assert len(model.numbers) == len(model.words) == INPUTS
+    assert model.left_out == 2000 * 10 - 2 * INPUTS
     assert len(model.estimator.weights) <= 2 * INPUTS

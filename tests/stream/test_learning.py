@@ -3,7 +3,9 @@
 import asyncio
 import json
 import random
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from streamapp.core.events import (
     Tick,
     Window,
 )
-from streamapp.core.learning.learned import LearnedModel
+from streamapp.core.learning.learned import INPUTS, LearnedModel
 from streamapp.core.settings import LearnerSettings, ModelSettings, Settings
 from streamapp.errors import CheckpointError
 from streamapp.stream import learning
@@ -41,12 +43,15 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path, settings=SETTINGS)
 
 
-def teach(bench: Bench, messages: int = 10, *, model: str = "fraud", rows: int = 20) -> None:
-    """Append scored rows from which something can be learned."""
+def teach(
+    bench: Bench, messages: int = 10, *, model: str = "fraud", rows: int = 20, names: Iterator[str] | None = None
+) -> None:
+    """Append scored rows from which something can be learned; each has a feature of the next of these names."""
     draw = random.Random(bench.broker.end("t.scored"))
     for _ in range(messages):
         points = [(draw.random(), draw.random()) for _ in range(rows)]
-        features = [json.dumps({"a": a, "b": b}).encode() for a, b in points]
+        more = [{next(names): 1.0} if names else {} for _ in points]
+        features = [json.dumps({"a": a, "b": b, **one}).encode() for (a, b), one in zip(points, more, strict=True)]
         message = replace(
             batch([Row(outcome=a > b, scores=0.5, version="v1") for a, b in points], model=model),
             features=b"".join(features),
@@ -149,6 +154,24 @@ def test_an_estimator_that_does_not_fit_the_task_is_a_rejection_and_stops_nobody
         assert (second.request, second.status) == ("r2", "accepted")
         assert task.counters.updates["price", "default", "rejected"] == 1
         assert task.position(RETRAIN) == 2
+        await task.close()
+
+    run(work())
+
+
+def test_names_of_features_beyond_the_most_are_left_out_counted_and_said(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    teach(bench, 80, names=(f"n{number}" for number in count()))
+    ask(bench, "r1", scored=ScoredRange(partition=0, from_=0, cause=70))
+
+    async def work() -> None:
+        task = await opened(bench)
+        (update,) = await answers(bench, task)
+        left_out = 2 + update.rows_learned - INPUTS
+        assert left_out > 400
+        assert task.counters.overflow == {("feature",): left_out}
+        assert f"{left_out} values were not learned from" in caplog.text
         await task.close()
 
     run(work())

@@ -53,6 +53,9 @@ class LearnedModel:
     (True, True)
     """
 
+    left_out = 0
+    """Values of features that came when as many names were known as are kept."""
+
     def __init__(self, task: Task, settings: ModelSettings, *, seed: int) -> None:
         self.task: Task = task
         self.positive = settings.positive
@@ -83,8 +86,7 @@ class LearnedModel:
         """Learn one row."""
         self.rows += 1
         numbers, words = _inputs(features)
-        _admit(self.numbers, numbers)
-        _admit(self.words, words)
+        self.left_out += _admit(self.numbers, numbers) + _admit(self.words, words)
         if self.scaler is not None:
             self.scaler.learn_one({name: value for name, value in numbers.items() if name in self.numbers})
         inputs = self._scaled(numbers, words)
@@ -152,9 +154,12 @@ def _inputs(features: Features) -> tuple[dict[str, float], list[str]]:
     return numbers, words
 
 
-def _admit(known: set[str], names: Iterable[str]) -> None:
+def _admit(known: set[str], names: Iterable[str]) -> int:
+    """Add new names as far as there is room, and return how many there were for which there is none."""
     new = [name for name in names if name not in known]
-    known.update(new[: INPUTS - len(known)])
+    room = INPUTS - len(known)
+    known.update(new[:room])
+    return max(0, len(new) - room)
 
 
 def build_estimator(settings: LearnerSettings, task: Task, seed: int) -> Any:
