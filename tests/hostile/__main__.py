@@ -21,6 +21,10 @@ from tests.kafka import Kafka
 
 HUGE = 0.0005
 """Share of the bad messages that are as large as the broker takes."""
+RATIO = 3.0
+"""Times what a good message costs that a bad one may."""
+MEMORY = 400
+"""MiB that a worker may need beyond what it needs for nothing."""
 
 
 def main() -> int:
@@ -51,6 +55,7 @@ def main() -> int:
         kafka.stop()
     report = summary(trials)
     problems = [f"{name}: {problem}" for name, each in trials.items() for problem in each.problems]
+    problems += beyond(report)
     if args.json:
         print(json.dumps({"seed": seed, **report, "problems": problems}, indent=2))
     else:
@@ -59,6 +64,14 @@ def main() -> int:
         print("\n".join(problems) or "everything was as it has to be")
         print(f"again: python -m tests.hostile --messages {args.messages} --bad {args.bad:g} --seed {seed}")
     return int(bool(problems))
+
+
+def beyond(report: dict[str, Any]) -> list[str]:
+    """Return which bounds were not kept."""
+    grown = report["resident_mib_peak"] - report["resident_mib_idle"]
+    found = [f"it grew by {grown} MiB, at most {MEMORY} are allowed"] if grown > MEMORY else []
+    ratio = report.get("bad_over_good", 0.0)
+    return [*found, *([f"a bad message cost {ratio} times a good one, at most {RATIO:g}"] if ratio > RATIO else [])]
 
 
 def summary(trials: dict[str, Trial]) -> dict[str, Any]:
