@@ -183,6 +183,22 @@ class Run:
         load = self._loads[-1]
         self.until(lambda: load.share >= share or not load.is_alive(), f"{share:.0%} sent", 180)
 
+    def under_load(self) -> None:
+        """Make sure that events are still being sent."""
+        assert any(load.is_alive() and load.share < 1 for load in self._loads), "all had been sent by then"
+
+    def backlog(self, least: int) -> None:
+        """Make sure that so many predictions have no verdict yet."""
+        there = sum(self.surgery.ends("predictions").values())
+        left = there - sum(map(len, self.verdicts().values()))
+        assert left >= least, f"{left} of {there} predictions without a verdict: no backlog"
+        self.confirm(f"{left} predictions had no verdict")
+
+    def cease(self) -> None:
+        """Send no more of what was to be sent."""
+        for load in self._loads:
+            load.end()
+
     def end_load(self) -> None:
         """Wait until everything is out."""
         for load in self._loads:
@@ -227,8 +243,8 @@ class Run:
         self.say(f"kill {worker.name}")
         worker.kill()
 
-    def stop(self, worker: Process) -> None:
-        """SIGTERM: it must end with 0 in time, having written its checkpoint."""
+    def stop(self, worker: Process, *tasks: str) -> None:
+        """SIGTERM: it must end with 0 in time, having written its checkpoints, among them those of these tasks."""
         # Before that it does not listen to SIGTERM yet.
         self.until(lambda: worker.url is not None or worker.exit_code is not None, f"{worker.name} listens")
         if worker.supervised:
@@ -238,7 +254,10 @@ class Run:
         code = worker.stop(STOP_WITHIN)
         assert code == 0, f"{worker.name} ended with {code} after SIGTERM"
         if not worker.supervised:
-            assert "final checkpoints written" in worker.said, f"{worker.name}: none written"
+            said = [line for line in worker.said.splitlines() if "final checkpoints written: " in line]
+            assert said, f"{worker.name}: no final checkpoints written"
+            missing = set(tasks) - set(said[-1].rpartition("written: ")[2].split(", "))
+            assert not missing, f"{worker.name}: no final checkpoint of {missing}: {said[-1]}"
 
     def pause(self, worker: Process) -> None:
         """SIGSTOP."""
@@ -269,6 +288,17 @@ class Run:
             self.until(_ready_or_ended(worker), f"{worker.name} ready")
             assert worker.exit_code is None, f"{worker.name} ended with {worker.exit_code}"
             self.say(f"{worker.name} is ready")
+
+    def tasks(self, worker: Process) -> set[str]:
+        """Return the names of the tasks that a worker says it owns, none while it is not ready."""
+        status, page = worker.get("/readyz")
+        return set(json.loads(page)["details"].get("tasks", ())) if status == 200 else set()
+
+    @staticmethod
+    def undisturbed(worker: Process) -> None:
+        """Make sure that a worker never ended by itself, be it that it was started again."""
+        ended = [line for line in worker.said.splitlines() if "ending (" in line]
+        assert not ended, f"{worker.name} is healthy, and ended: {ended}"
 
     def until_ended(self, worker: Process, code: int, *words: str) -> None:
         """Wait until a worker ends by itself, in a certain way and with certain words."""

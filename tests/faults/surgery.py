@@ -44,6 +44,10 @@ class Surgery:
         with self._admin() as admin:
             admin.delete_records({TopicPartition(topic, number): offset for number, offset in before.items()})
 
+    def ends(self, name: str) -> dict[int, int]:
+        """Return, by partition, how far readers of what is committed get."""
+        return self._ends(name, "read_committed")
+
     def held_back(self, name: str) -> dict[int, int]:
         """Return, by partition, where a topic ends, if an open transaction keeps readers from getting there."""
         ends, readable = (self._ends(name, level) for level in ("read_uncommitted", "read_committed"))
@@ -51,7 +55,7 @@ class Surgery:
 
     def readable(self, name: str, upto: Mapping[int, int]) -> bool:
         """Return whether readers of what is committed get as far as ``upto``, by partition."""
-        ends = self._ends(name, "read_committed")
+        ends = self.ends(name)
         return all(ends[partition] >= end for partition, end in upto.items())
 
     def _ends(self, name: str, level: str) -> dict[int, int]:

@@ -65,9 +65,9 @@ SCENARIOS = (
     Scenario(kind="none", play=restarted_once, times=0, shows=SHOWS),
     Scenario(kind="none", play=killed_before_committing, times=0, shows=SHOWS),
     Scenario(
-        kind="none",
+        kind="`SIGSTOP` for longer than the session timeout, then `SIGCONT`",
         play=stale_owner_wakes,
-        times=0,
+        times=10,
         environ={"STREAMAPP_COMMIT_INTERVAL": str(SEEN)},
         shows=SHOWS,
     ),

@@ -7,6 +7,14 @@ from tests.faults.wire import Api
 
 PAIRS = 3000
 RATE = 500
+ENDLESS = 20_000
+"""More predictions than can be sent at a fifth of that rate until the last step."""
+BACKLOG = 20_000
+"""Predictions that are written at once."""
+FEWEST = 500
+"""Of these that must be without a verdict when it counts."""
+SLOW = 0.25
+"""Seconds that each request of workers takes longer, so that there is a backlog for a while."""
 
 
 def kill_at_random_moments(run: Run) -> None:
@@ -14,14 +22,17 @@ def kill_at_random_moments(run: Run) -> None:
     worker = run.start()
     run.until_ready(worker)
     run.produce(PAIRS, RATE)
+    run.produce(ENDLESS, RATE / 5)
     run.until_rows()
     for number in range(4):
         # Every second one is still starting or taking over.
         run.wait(*((0.2, 1.5) if number % 2 == 0 else (0.2, 2.0)))
+        run.under_load()
         run.kill(worker)
         worker = run.start()
         if number % 2 == 1:
             run.until_ready(worker)
+    run.cease()
 
 
 RESTORES = {
@@ -88,19 +99,53 @@ def kill_during_commit(run: Run) -> None:
             run.until_ready(worker)
 
 
-def join_and_leave_under_backlog(run: Run) -> None:
-    """Workers come and go while there is much to do, also both at once."""
-    run.produce(2 * PAIRS)
-    first = run.start()
-    run.produce(2 * PAIRS, 4 * RATE)
-    run.until_rows()
+def joins_under_backlog(run: Run) -> None:
+    """A worker joins another while there is much to do."""
+    first = run.start(proxied=True)
+    run.until_ready(first)
+    before = run.tasks(first)
+    _pile_up(run)
     second = run.start()
-    run.wait(0.0, 2.0)
-    third = run.start()
-    run.stop(first)
-    run.wait(0.0, 2.0)
-    run.stop(third)
+    run.until(lambda: second.url is not None, f"{second.name} is there")
+    run.backlog(FEWEST)
     run.until_ready(second)
+    gained = run.tasks(second)
+    assert gained, f"{second.name} owns nothing"
+    assert gained < before, f"{second.name} has {gained} of {before}"
+
+
+def leaves_under_backlog(run: Run) -> None:
+    """One of two workers is asked to end while there is much to do."""
+    first, second = run.start(proxied=True), run.start(proxied=True)
+    run.until_ready(first, second)
+    owned = run.tasks(first)
+    assert owned, f"{first.name} owns nothing"
+    _pile_up(run)
+    run.backlog(FEWEST)
+    run.stop(first, *owned)
+    run.until(lambda: owned <= run.tasks(second), f"{second.name} has what {first.name} had")
+
+
+def joins_and_leaves_at_once_under_backlog(run: Run) -> None:
+    """A worker joins in the moment in which one of two others is asked to end, while there is much to do."""
+    first, second = run.start(proxied=True), run.start(proxied=True)
+    run.until_ready(first, second)
+    owned = run.tasks(first)
+    assert owned, f"{first.name} owns nothing"
+    _pile_up(run)
+    third = run.start()
+    run.until(lambda: third.url is not None, f"{third.name} is there")
+    run.backlog(FEWEST)
+    run.stop(first, *owned)
+    run.until(lambda: owned <= run.tasks(second) | run.tasks(third), f"somebody has what {first.name} had")
+    run.until(lambda: run.tasks(third), f"{third.name} has tasks")
+
+
+def _pile_up(run: Run) -> None:
+    """Write more at once than workers on a slow link get through for a while."""
+    run.proxy.delay = SLOW
+    run.produce(BACKLOG)
+    run.until_rows()
 
 
 def rolling_restart_of_three(run: Run) -> None:
@@ -116,14 +161,20 @@ def rolling_restart_of_three(run: Run) -> None:
 
 def sigterm_under_load(run: Run) -> None:
     """The only worker is asked to end in mid-work, and another goes on."""
-    run.produce(PAIRS, RATE)
     worker = run.start()
-    run.until_rows()
+    run.until_ready(worker)
+    run.produce(PAIRS, RATE)
+    run.produce(ENDLESS, RATE / 5)
     for _ in range(2):
+        run.until_rows()
         run.wait(0.0, 1.5)
-        run.stop(worker)
+        run.under_load()
+        owned = run.tasks(worker)
+        assert {"joiner-0", "monitor-0", "learner-0"} <= owned, f"{worker.name} has only {owned}"
+        run.stop(worker, *owned)
         worker = run.start()
         run.until_ready(worker)
+    run.cease()
 
 
 def asleep_beyond_the_session(run: Run) -> None:
@@ -140,6 +191,7 @@ def asleep_beyond_the_session(run: Run) -> None:
     run.resume(stale)
     run.until_ended(stale, 1, "ending (")
     run.confirm("the stale owner ended")
+    run.undisturbed(other)
     again = run.start()
     run.until_ready(again, other)
     assert "joiner-" in again.get("/readyz")[1].decode(), "the stale owner came back and owns nothing"
@@ -162,6 +214,7 @@ def cut_off_beyond_the_session(run: Run) -> None:
     run.until_says(far, "ready: ", times=2)
     run.until_ready(near, far)
     run.confirm("the one cut off ended, and came back as a new owner")
+    run.undisturbed(near)
 
 
 KILLED = "`kill -9` at a random moment, also during restore and during a checkpoint"
@@ -170,7 +223,10 @@ SCENARIOS = (
     Scenario(kind=KILLED, play=kill_at_random_moments, times=20),
     Scenario(kind=KILLED, play=kill_during_restore, times=15),
     Scenario(kind=KILLED, play=kill_during_commit, times=15),
-    Scenario(kind="worker joins, leaves, both at once, under backlog", play=join_and_leave_under_backlog, times=20),
+    *(
+        Scenario(kind="worker joins, leaves, both at once, under backlog", play=play, times=20, shows=("joined",))
+        for play in (joins_under_backlog, leaves_under_backlog, joins_and_leaves_at_once_under_backlog)
+    ),
     Scenario(kind="rolling restart of three", play=rolling_restart_of_three, times=20),
     Scenario(kind="`SIGTERM` under load", play=sigterm_under_load, times=20),
     Scenario(
