@@ -295,6 +295,11 @@ class Run:
         return set(json.loads(page)["details"].get("tasks", ())) if status == 200 else set()
 
     @staticmethod
+    def reasons(worker: Process) -> list[str]:
+        """Return for what reasons a worker has ended by itself, in one word each."""
+        return re.findall(r"ending \((\w+)\)", worker.said)
+
+    @staticmethod
     def undisturbed(worker: Process) -> None:
         """Make sure that a worker never ended by itself, be it that it was started again."""
         ended = [line for line in worker.said.splitlines() if "ending (" in line]

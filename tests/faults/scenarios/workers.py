@@ -1,5 +1,6 @@
 """What happens to workers: they die, sleep, join, leave and are replaced."""
 
+from tests.faults.process import Process
 from tests.faults.proxy import Fate, Trap, Where
 from tests.faults.run import SESSION, Run
 from tests.faults.scenarios.scenario import Scenario
@@ -190,11 +191,19 @@ def asleep_beyond_the_session(run: Run) -> None:
     run.wait(0.0, 1.0)
     run.resume(stale)
     run.until_ended(stale, 1, "ending (")
-    run.confirm("the stale owner ended")
+    run.confirm(f"the stale owner ended: {_refused(run, stale)}")
     run.undisturbed(other)
     again = run.start()
     run.until_ready(again, other)
     assert "joiner-" in again.get("/readyz")[1].decode(), "the stale owner came back and owns nothing"
+
+
+def _refused(run: Run, worker: Process) -> list[str]:
+    """Return for what reasons a worker ended: the broker must have refused what it wrote."""
+    found = run.reasons(worker)
+    assert found, f"{worker.name} did not end"
+    assert set(found) <= {"fenced", "aborted"}, f"{worker.name} ended for {found}"
+    return found
 
 
 def cut_off_beyond_the_session(run: Run) -> None:
@@ -213,7 +222,7 @@ def cut_off_beyond_the_session(run: Run) -> None:
     run.until_says(far, "ending (")
     run.until_says(far, "ready: ", times=2)
     run.until_ready(near, far)
-    run.confirm("the one cut off ended, and came back as a new owner")
+    run.confirm(f"the one cut off ended, and came back as a new owner: {_refused(run, far)}")
     run.undisturbed(near)
 
 
