@@ -100,6 +100,40 @@ def kill_during_commit(run: Run) -> None:
             run.until_ready(worker)
 
 
+LEARNER_RESTORES = {
+    "fencing its predecessor": (Api.INIT_PRODUCER_ID, "learner-", b"learner-"),
+    "reading a learner's checkpoint": (Api.FETCH, "aiokafka", b"checkpoints-learner"),
+}
+
+
+def kill_while_a_model_is_learned(run: Run) -> None:
+    """The only worker is killed at a step of a learner's commit, and while the next one takes the learner over."""
+    worker = run.start(proxied=True)
+    run.until_ready(worker)
+    step, (commit, where) = run.draw.choice(list(COMMITS.items()))
+    run.produce(PAIRS, RATE)
+    run.until(lambda: run.published("retrain"), "a request for training")
+    trap = run.proxy.set(Trap(api=commit, where=where, fate=Fate.HOLD, client="learner-"))
+    run.until(trap.caught.is_set, "caught in a commit of a learner", 120)
+    run.confirm(f"killed when, of a learner, {step}")
+    run.kill(worker)
+    step, (api, client, content) = run.draw.choice(list(LEARNER_RESTORES.items()))
+    where = run.draw.choice([Where.REQUEST, Where.ANSWER])
+    restoring = run.proxy.set(Trap(api=api, where=where, fate=Fate.HOLD, client=client, content=content))
+    worker = run.start(proxied=True)
+    run.until(restoring.caught.is_set, f"caught while {step}")
+    run.confirm(f"killed while {step}, {where.value}")
+    run.kill(worker)
+    run.proxy.drop(restoring)
+    worker = run.start(proxied=True)
+    if run.draw.random() < 0.5:
+        run.until_ready(worker)
+        run.proxy.let_go(trap)
+    else:
+        run.proxy.drop(trap)
+        run.until_ready(worker)
+
+
 def joins_under_backlog(run: Run) -> None:
     """A worker joins another while there is much to do."""
     first = run.start(proxied=True)
@@ -226,12 +260,14 @@ def cut_off_beyond_the_session(run: Run) -> None:
     run.undisturbed(near)
 
 
+LEARNED = ("joined", "expired", "censored", "signals", "retrain", "model updates")
 KILLED = "`kill -9` at a random moment, also during restore and during a checkpoint"
 
 SCENARIOS = (
     Scenario(kind=KILLED, play=kill_at_random_moments, times=20),
     Scenario(kind=KILLED, play=kill_during_restore, times=15),
     Scenario(kind=KILLED, play=kill_during_commit, times=15),
+    Scenario(kind=KILLED, play=kill_while_a_model_is_learned, times=15, shows=LEARNED),
     *(
         Scenario(kind="worker joins, leaves, both at once, under backlog", play=play, times=20, shows=("joined",))
         for play in (joins_under_backlog, leaves_under_backlog, joins_and_leaves_at_once_under_backlog)
