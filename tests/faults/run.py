@@ -187,12 +187,9 @@ class Run:
         """Make sure that events are still being sent."""
         assert any(load.is_alive() and load.share < 1 for load in self._loads), "all had been sent by then"
 
-    def backlog(self, least: int) -> None:
-        """Make sure that so many predictions have no verdict yet."""
-        there = sum(self.surgery.ends("predictions").values())
-        left = there - sum(map(len, self.verdicts().values()))
-        assert left >= least, f"{left} of {there} predictions without a verdict: no backlog"
-        self.confirm(f"{left} predictions had no verdict")
+    def unresolved(self) -> int:
+        """Return how many predictions have no verdict yet."""
+        return sum(self.surgery.ends("predictions").values()) - sum(map(len, self.verdicts().values()))
 
     def cease(self) -> None:
         """Send no more of what was to be sent."""

@@ -142,7 +142,7 @@ def joins_under_backlog(run: Run) -> None:
     _pile_up(run)
     second = run.start()
     run.until(lambda: second.url is not None, f"{second.name} is there")
-    run.backlog(FEWEST)
+    _still_behind(run)
     run.until_ready(second)
     gained = run.tasks(second)
     assert gained, f"{second.name} owns nothing"
@@ -156,7 +156,7 @@ def leaves_under_backlog(run: Run) -> None:
     owned = run.tasks(first)
     assert owned, f"{first.name} owns nothing"
     _pile_up(run)
-    run.backlog(FEWEST)
+    _still_behind(run)
     run.stop(first, *owned)
     run.until(lambda: owned <= run.tasks(second), f"{second.name} has what {first.name} had")
 
@@ -170,7 +170,7 @@ def joins_and_leaves_at_once_under_backlog(run: Run) -> None:
     _pile_up(run)
     third = run.start()
     run.until(lambda: third.url is not None, f"{third.name} is there")
-    run.backlog(FEWEST)
+    _still_behind(run)
     run.stop(first, *owned)
     run.until(lambda: owned <= run.tasks(second) | run.tasks(third), f"somebody has what {first.name} had")
     run.until(lambda: run.tasks(third), f"{third.name} has tasks")
@@ -181,6 +181,13 @@ def _pile_up(run: Run) -> None:
     run.proxy.delay = SLOW
     run.produce(BACKLOG)
     run.until_rows()
+
+
+def _still_behind(run: Run) -> None:
+    """Make sure that there is much to do just now."""
+    while (left := run.unresolved()) < FEWEST:
+        run.produce(BACKLOG)
+    run.confirm(f"{left} predictions had no verdict")
 
 
 def rolling_restart_of_three(run: Run) -> None:
