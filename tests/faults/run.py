@@ -32,6 +32,8 @@ SETTLED = 90.0
 """Seconds after the last step within which everything must have its verdict."""
 STOP_WITHIN = 25.0
 """Seconds that a worker has for its end in order."""
+SLOW = 0.25
+"""Seconds that each request takes longer on a slow link."""
 SESSION = 3.0
 """Seconds after which a silent worker is replaced: everybody waits for it after each kill."""
 LATE = 0.4

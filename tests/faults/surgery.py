@@ -91,14 +91,6 @@ class Surgery:
 
     # -- groups
 
-    def forget(self, names: Iterable[str]) -> None:
-        """Delete the consumer group's positions in topics."""
-        group = self._deployment.environ["STREAMAPP_GROUP_ID"]
-        topics = {self._topics.full(name) for name in names}
-        with self._admin() as admin:
-            known = admin.list_group_offsets({group: None})[group]
-            admin.delete_group_offsets(group, [tp for tp in known if tp.topic in topics])
-
     def clear(self) -> None:
         """Remove everything of the deployment, as far as the broker lets us."""
         with contextlib.suppress(KafkaError), self._admin() as admin:

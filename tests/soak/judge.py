@@ -18,8 +18,12 @@ LONGEST_LAG = 60.0
 """Seconds of load that may ever be unread: what piles up while a worker is away, and its take-over."""
 CALM_LAG = 12.0
 """Seconds of load that may be unread in calm: an outcome's delay, commits that wait behind a backlog."""
+TELLING = 300.0
+"""Seconds from which a slope says something: in less, a worker that takes over what another had looks like a leak."""
+SOON = 0.15
+"""What memory may rise by in less."""
 UNTOLD = 0.05
-"""What memory may rise by where the series is too much like a random walk, or too short, for an interval."""
+"""What it may rise by where the series is too much like a random walk for an interval."""
 GROWN = 1.25
 """Times the largest of the first half that a checkpoint may be in the second."""
 SPARE_BYTES, SPARE_ENTRIES = 1 << 20, 200
@@ -112,10 +116,12 @@ def _memory(lives: Sequence[Life]) -> Iterator[Finding]:
         except ValueError as error:
             yield Finding(what, None, str(error))
             continue
-        middle = median(life.values["rss"])
-        rise = slope.slope * (life.at[-1] - life.at[0]) / middle
+        middle, span = median(life.values["rss"]), life.at[-1] - life.at[0]
+        rise = slope.slope * span / middle
         # Where no interval can be given, a large rise is no proof of anything, but a small one is no leak to speak of.
-        holds = not slope.grows if isfinite(slope.low) else rise <= UNTOLD or None
+        holds: bool | None = not slope.grows if isfinite(slope.low) else rise <= UNTOLD or None
+        if span < TELLING:
+            what, holds = f"memory of {life.name}: at most {SOON:.0%} more", rise <= SOON
         yield Finding(what, holds, f"{middle / 2**20:.0f} MiB, {_told(slope)}; {rise:+.1%} in all")
 
 

@@ -161,8 +161,8 @@ class Load:
             before = now
             while len(sent) > 1 and sent[1][0] <= now - DELAY:
                 sent.popleft()
-            made, known = int(min(due, until)), sent[0][1] if sent[0][0] <= now - DELAY else self.known
-            self.step(made, max(known, self.known))
+            made, known = int(min(due, until)), sent[0][1] if sent[0][0] <= now - DELAY else 0
+            self.step(made, known)
             sent.append((now, made))
             if now - told >= 1:
                 told = now

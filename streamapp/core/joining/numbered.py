@@ -35,9 +35,9 @@ def told(entries: Iterable[bytes]) -> str:
     kinds: dict[str, list[int]] = {}
     for each in entries:
         kind, _, number = each.decode(errors="replace").rpartition("/")
-        kinds.setdefault(kind or number, []).extend(
-            [int(number)] if kind and number.isascii() and number.isdigit() else []
-        )
+        numbers = kinds.setdefault(kind or number, [])
+        if kind and number.isascii() and number.isdigit():
+            numbers.append(int(number))
     return "; ".join(f"{kind} {_spans(sorted(numbers))}".rstrip() for kind, numbers in sorted(kinds.items()))
 
 

@@ -3,14 +3,13 @@
 import time
 
 from tests.faults.load import Item
-from tests.faults.run import SESSION, Run
+from tests.faults.run import SESSION, SLOW, Run
 from tests.faults.scenarios.scenario import Scenario
 
 PAIRS = 3000
 RATE = 300
 GONE = 60.0
 GONE_SHORT = SESSION + 3
-SLOW = 0.25
 BACKLOG = 60_000
 """Predictions that are there at once."""
 WIDE = 2000
@@ -92,9 +91,10 @@ def slow_link(run: Run) -> None:
     run.until_sent()
     run.until_ready(worker, other)
     assert worker.pid == pid, "the first worker ended in between: what it had in memory is not known"
-    more = worker.peak_memory - before
-    run.confirm(f"it took {more >> 20} MiB more than with nothing to do")
-    assert more < MEMORY, f"{worker.name} took {more >> 20} MiB more than with nothing to do"
+    for each in (worker, other):
+        more = each.peak_memory - before
+        run.confirm(f"{each.name} took {more >> 20} MiB more than one with nothing to do")
+        assert more < MEMORY, f"{each.name} took {more >> 20} MiB more than one with nothing to do"
 
 
 def _widened(item: Item) -> Item:

@@ -2,7 +2,7 @@
 
 from tests.faults.process import Process
 from tests.faults.proxy import Fate, Trap, Where
-from tests.faults.run import SESSION, Run
+from tests.faults.run import SESSION, SLOW, Run
 from tests.faults.scenarios.scenario import Scenario
 from tests.faults.wire import Api
 
@@ -14,8 +14,6 @@ BACKLOG = 20_000
 """Predictions that are written at once."""
 FEWEST = 500
 """Of these that must be without a verdict when it counts."""
-SLOW = 0.25
-"""Seconds that each request of workers takes longer, so that there is a backlog for a while."""
 
 
 def kill_at_random_moments(run: Run) -> None:
@@ -54,19 +52,25 @@ def kill_during_restore(run: Run) -> None:
     run.draw.shuffle(steps)
     for step, (api, content) in steps:
         run.kill(worker)
-        # Tasks read with clients of their own; the group's consumer has another name.
-        client = "aiokafka" if api is Api.FETCH else "joiner-"
-        where = run.draw.choice([Where.REQUEST, Where.ANSWER])
-        trap = run.proxy.set(Trap(api=api, where=where, fate=Fate.HOLD, client=client, content=content))
-        worker = run.start(proxied=True)
-        run.until(trap.caught.is_set, f"caught while {step}")
-        assert "ready: joiner-0" not in worker.said
-        run.confirm(f"killed while {step}, {where.value}")
-        run.kill(worker)
-        run.proxy.drop(trap)
+        killed = _killed_while(run, step, api, content)
+        assert "ready: joiner-0" not in killed.said
         worker = run.start(proxied=True)
         if run.draw.random() < 0.5:
             run.until_ready(worker)
+
+
+def _killed_while(run: Run, step: str, api: Api, content: bytes) -> Process:
+    """Start a worker, and kill it when it has asked the broker for this; return it."""
+    # Tasks read with clients of their own; the group's consumer has another name. Producers have that of their task.
+    client = "aiokafka" if api is Api.FETCH else content.decode()
+    where = run.draw.choice([Where.REQUEST, Where.ANSWER])
+    trap = run.proxy.set(Trap(api=api, where=where, fate=Fate.HOLD, client=client, content=content))
+    worker = run.start(proxied=True)
+    run.until(trap.caught.is_set, f"caught while {step}")
+    run.confirm(f"killed while {step}, {where.value}")
+    run.kill(worker)
+    run.proxy.drop(trap)
+    return worker
 
 
 COMMITS = {
@@ -92,17 +96,22 @@ def kill_during_commit(run: Run) -> None:
         run.confirm(f"killed when {step}")
         run.kill(worker)
         worker = run.start(proxied=True)
-        if run.draw.random() < 0.5:
-            run.until_ready(worker)
-            run.proxy.let_go(trap)
-        else:
-            run.proxy.drop(trap)
-            run.until_ready(worker)
+        _late_or_never(run, trap, worker)
+
+
+def _late_or_never(run: Run, trap: Trap, worker: Process) -> None:
+    """Let what a trap has caught of a dead worker arrive when the next one is ready, or never."""
+    if run.draw.random() < 0.5:
+        run.until_ready(worker)
+        run.proxy.let_go(trap)
+    else:
+        run.proxy.drop(trap)
+        run.until_ready(worker)
 
 
 LEARNER_RESTORES = {
-    "fencing its predecessor": (Api.INIT_PRODUCER_ID, "learner-", b"learner-"),
-    "reading a learner's checkpoint": (Api.FETCH, "aiokafka", b"checkpoints-learner"),
+    "fencing its predecessor": (Api.INIT_PRODUCER_ID, b"learner-"),
+    "reading a learner's checkpoint": (Api.FETCH, b"checkpoints-learner"),
 }
 
 
@@ -117,21 +126,9 @@ def kill_while_a_model_is_learned(run: Run) -> None:
     run.until(trap.caught.is_set, "caught in a commit of a learner", 120)
     run.confirm(f"killed when, of a learner, {step}")
     run.kill(worker)
-    step, (api, client, content) = run.draw.choice(list(LEARNER_RESTORES.items()))
-    where = run.draw.choice([Where.REQUEST, Where.ANSWER])
-    restoring = run.proxy.set(Trap(api=api, where=where, fate=Fate.HOLD, client=client, content=content))
-    worker = run.start(proxied=True)
-    run.until(restoring.caught.is_set, f"caught while {step}")
-    run.confirm(f"killed while {step}, {where.value}")
-    run.kill(worker)
-    run.proxy.drop(restoring)
-    worker = run.start(proxied=True)
-    if run.draw.random() < 0.5:
-        run.until_ready(worker)
-        run.proxy.let_go(trap)
-    else:
-        run.proxy.drop(trap)
-        run.until_ready(worker)
+    step, (api, content) = run.draw.choice(list(LEARNER_RESTORES.items()))
+    _killed_while(run, step, api, content)
+    _late_or_never(run, trap, run.start(proxied=True))
 
 
 def joins_under_backlog(run: Run) -> None:
@@ -151,11 +148,7 @@ def joins_under_backlog(run: Run) -> None:
 
 def leaves_under_backlog(run: Run) -> None:
     """One of two workers is asked to end while there is much to do."""
-    first, second = run.start(proxied=True), run.start(proxied=True)
-    run.until_ready(first, second)
-    owned = run.tasks(first)
-    assert owned, f"{first.name} owns nothing"
-    _pile_up(run)
+    first, second, owned = _two_at_work(run)
     _still_behind(run)
     run.stop(first, *owned)
     run.until(lambda: owned <= run.tasks(second), f"{second.name} has what {first.name} had")
@@ -163,17 +156,23 @@ def leaves_under_backlog(run: Run) -> None:
 
 def joins_and_leaves_at_once_under_backlog(run: Run) -> None:
     """A worker joins in the moment in which one of two others is asked to end, while there is much to do."""
-    first, second = run.start(proxied=True), run.start(proxied=True)
-    run.until_ready(first, second)
-    owned = run.tasks(first)
-    assert owned, f"{first.name} owns nothing"
-    _pile_up(run)
+    first, second, owned = _two_at_work(run)
     third = run.start()
     run.until(lambda: third.url is not None, f"{third.name} is there")
     _still_behind(run)
     run.stop(first, *owned)
     run.until(lambda: owned <= run.tasks(second) | run.tasks(third), f"somebody has what {first.name} had")
     run.until(lambda: run.tasks(third), f"{third.name} has tasks")
+
+
+def _two_at_work(run: Run) -> tuple[Process, Process, set[str]]:
+    """Start two workers, give them much to do, and return them, and the names of the tasks of the first."""
+    first, second = run.start(proxied=True), run.start(proxied=True)
+    run.until_ready(first, second)
+    owned = run.tasks(first)
+    assert owned, f"{first.name} owns nothing"
+    _pile_up(run)
+    return first, second, owned
 
 
 def _pile_up(run: Run) -> None:
