@@ -1,7 +1,7 @@
 """The report of a soak: as JSON, and as a picture."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,13 @@ from tests.soak.judge import Finding, unresolved
 from tests.soak.run import Soak
 
 MIB = 2**20
+KEPT = 1000
+"""Samples, at least, of those that a long run is reported with: findings are on all of them."""
 
 
 def write(folder: Path, soak: Soak, findings: list[Finding]) -> tuple[Path, Path]:
     """Write ``soak.json`` and ``soak.svg``, and return where they are."""
+    soak = replace(soak, samples=soak.samples[:: max(1, len(soak.samples) // KEPT)])
     folder.mkdir(parents=True, exist_ok=True)
     figures, picture = folder / "soak.json", folder / "soak.svg"
     report = {
@@ -24,7 +27,7 @@ def write(folder: Path, soak: Soak, findings: list[Finding]) -> tuple[Path, Path
     }
     samples = report.pop("samples")
     text = json.dumps(report, indent=1)
-    # One line for each second, so that two reports can be compared.
+    # One line for each, so that two reports can be compared.
     rows = ",\n".join(json.dumps(sample, separators=(",", ":")) for sample in samples)
     part = figures.with_suffix(".part")
     part.write_text(f'{text[:-2]},\n "samples": [\n{rows}\n]}}\n')

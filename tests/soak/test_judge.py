@@ -214,6 +214,13 @@ def test_the_report_is_json_with_every_sample_and_a_picture(tmp_path: Path) -> N
     assert "memory, MiB" in picture.read_text()
 
 
+def test_a_long_run_is_reported_by_some_of_its_samples(tmp_path: Path) -> None:
+    soak = made(length=3600)
+    figures, _ = write(tmp_path, soak, [])
+    assert json.loads(figures.read_text())["samples"] == soak.samples[::3]
+    assert len(soak.samples) == 3600
+
+
 def test_a_report_of_nothing_is_written_too(tmp_path: Path) -> None:
     soak = Soak(minutes=1, rate=RATE, warm_up=30.0, machine={}, interrupted=True)
     figures, picture = write(tmp_path, soak, judge(soak))
