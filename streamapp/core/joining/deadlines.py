@@ -7,7 +7,8 @@ import numpy as np
 
 from streamapp.core.events import Codes, Floats, Ints
 from streamapp.core.joining.groups import Groups
-from streamapp.core.joining.table import WAITS, Rows, Table
+from streamapp.core.joining.rows import Rows
+from streamapp.core.joining.table import WAITS, Table
 
 ROOM = 10_000
 """Resolved predictions that may lie in the calendar whatever waits."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from streamapp.core.events import Codes, Floats, Ints, Kind
 from streamapp.core.joining.roster import NEWEST, Roster
-from streamapp.core.joining.table import Rows
+from streamapp.core.joining.rows import Rows
 from streamapp.core.joining.words import Words
 from streamapp.core.settings import Assume, Label, Settings
 

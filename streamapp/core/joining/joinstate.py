@@ -25,9 +25,9 @@ from streamapp.core.joining.numbered import numbered, told
 from streamapp.core.joining.pages import Pages
 from streamapp.core.joining.remembered import RESOLVED
 from streamapp.core.joining.results import Ends
+from streamapp.core.joining.rows import Rows, chosen, joined
 from streamapp.core.joining.state import State
 from streamapp.core.joining.stragglers import Stragglers
-from streamapp.core.joining.table import Rows
 from streamapp.core.joining.tally import Tally
 from streamapp.core.joining.words import Words, firsts
 from streamapp.core.monitoring import packing
@@ -241,8 +241,8 @@ class JoinCheckpoint:
             delta = _decode(key, entries[key], Delta)
             checkpoint._deltas[number] = delta.expires, delta.lowest
             rows = _resolved(key, delta, state.groups.names)
-            resolved.append(rows[rows["horizon"] >= clock])
-        state.remembered.restore(np.concatenate(resolved))
+            resolved.append(chosen(rows, rows["horizon"] >= clock))
+        state.remembered.restore(joined(resolved))
         copied = checkpoint._stragglers.restore(state, entries, meta.bound)
         if meta.entries is not None and meta.entries != len(entries):
             raise CheckpointError(
@@ -281,7 +281,7 @@ def _decode_meta(entries: Mapping[bytes, bytes], partition: int) -> Meta:
 
 def _deltas(ends: Ends, groups: Groups) -> Iterator[Delta]:
     """Yield what to remember of ends, those that are remembered equally long together."""
-    settings = groups.settings[ends.rows["group"]]
+    settings = chosen(groups.settings, ends.rows["group"])
     kept = ends.verdict != Verdict.LOST
     for seconds in np.unique(settings["remember"][kept]).tolist():
         rows = np.flatnonzero(kept & (settings["remember"] == seconds))

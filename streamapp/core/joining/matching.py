@@ -13,6 +13,7 @@ import numpy as np
 from streamapp.core.events import Outcome, Prediction, Verdict
 from streamapp.core.joining.intake import Records
 from streamapp.core.joining.results import BY_OUTCOME, Ends, together
+from streamapp.core.joining.rows import chosen
 from streamapp.core.joining.rules import Mask, Rules, expire, fits
 from streamapp.core.joining.runs import Run, features, outcome_rows, prediction_rows, run, tables
 from streamapp.core.joining.state import State
@@ -108,16 +109,16 @@ class Matching:
         rows = prediction_rows(run, codes, hashes, state.words)
         raw, scores = features(run), tables(run)
         whole = bool(simple.all())
-        chosen = rows
+        accepted = rows
         if not whole:
             rules.predictions(rows, raw, scores, np.flatnonzero(~simple))
-            chosen, places = rows[simple], table.renounce(ids, places, ~simple)
+            accepted, places = chosen(rows, simple), table.renounce(ids, places, ~simple)
             kept = simple.tolist()
             ids, raw = list(compress(ids, kept)), list(compress(raw, kept))
             scores = None if scores is None else list(compress(scores, kept))
-        if len(chosen):
-            table.put(places, chosen, ids, raw, scores)
-            state.accept(places, chosen)
+        if len(accepted):
+            table.put(places, accepted, ids, raw, scores)
+            state.accept(places, accepted)
             strays = run.strays()
             if strays is not None:
                 state.predictions.misplaced += int(np.count_nonzero(strays & simple))
@@ -146,7 +147,7 @@ class Matching:
             if early.any():
                 rules.withhold(list(compress(ids, early.tolist())))
             rules.outcomes(rows, np.flatnonzero(left))
-            rows, places, waiting = rows[simple], places[simple], waiting[simple]
+            rows, places, waiting = chosen(rows, simple), places[simple], chosen(waiting, simple)
         if len(rows):
             verdict = np.where(rows["censored"], int(Verdict.CENSORED), int(Verdict.JOINED)).astype(np.uint8)
             ended.append(state.end(places, waiting, rows, verdict, rows["log_time"].copy(), BY_OUTCOME, known=True))

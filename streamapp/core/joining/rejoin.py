@@ -10,10 +10,11 @@ from streamapp.core.joining.early import Early
 from streamapp.core.joining.intake import NONE, Intake, Records
 from streamapp.core.joining.matching import Matching
 from streamapp.core.joining.results import BY_CLOCK, Ends
+from streamapp.core.joining.rows import Rows
 from streamapp.core.joining.rules import Mask
 from streamapp.core.joining.runs import features, no_outcomes, outcome_rows, prediction_rows, tables
 from streamapp.core.joining.state import State
-from streamapp.core.joining.table import PENDING, Rows
+from streamapp.core.joining.table import PENDING
 from streamapp.errors import CheckpointError
 
 

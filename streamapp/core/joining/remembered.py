@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from streamapp.core.events import Floats, Hashes, Ints
 from streamapp.core.joining.hashfilter import HashFilter
 from streamapp.core.joining.hashindex import HashIndex
-from streamapp.core.joining.table import Rows
+from streamapp.core.joining.rows import Rows, chosen, joined, plain
 
 RESOLVED = np.dtype(
     [
@@ -34,7 +34,6 @@ RESOLVED = np.dtype(
 """``horizon``: last log time at which it is remembered; ``outcome_offset``: -1 where none came; ``name``: code of the
 group's own name; ``known``: whether the outcome itself is at hand."""
 
-_WHOLE = np.dtype((np.void, RESOLVED.itemsize))
 SEGMENT_ROWS = 1 << 18
 """Of one segment, or an eighth of all where that is more."""
 SEGMENTS = 4
@@ -69,9 +68,9 @@ class Segment:
         before, count = len(self), len(self) + len(rows)
         if count > len(self._rows):
             grown = np.empty(max(count, 2 * len(self._rows)), RESOLVED)
-            grown.view(_WHOLE)[:before] = self._rows.view(_WHOLE)[:before]
+            plain(grown)[:before] = plain(self._rows)[:before]
             self._rows = grown
-        self._rows.view(_WHOLE)[before:count] = rows.view(_WHOLE)
+        plain(self._rows)[before:count] = plain(rows)
         self.index.add(rows["id_hash"])
         self.horizon = max(self.horizon, float(rows["horizon"].max()))
 
@@ -93,12 +92,12 @@ class Remembered:
         """Remember rows, at least one; *remember* is the time for which each is."""
         low, high = float(remember.min()), float(remember.max())
         for seconds in (low,) if low == high else np.unique(remember).tolist():
-            self._add(rows if low == high else rows[remember == seconds], seconds)
+            self._add(rows if low == high else chosen(rows, remember == seconds), seconds)
 
     def restore(self, rows: Rows) -> None:
         """Take rows from a checkpoint."""
         # All in one queue, sorted: for how long they are remembered is in their horizons already.
-        rows = rows[np.argsort(rows["horizon"], kind="stable")]
+        rows = chosen(rows, np.argsort(rows["horizon"], kind="stable"))
         step = max(SEGMENT_ROWS, len(rows) // SEGMENTS)
         for start in range(0, len(rows), step):
             self._add(rows[start : start + step], -1.0)
@@ -129,8 +128,8 @@ class Remembered:
             found, numbers = segment.index.find(hashes)
             if len(found):
                 places.append(found)
-                rows.append(segment.rows[numbers])
-        return np.concatenate(places), np.concatenate(rows)
+                rows.append(chosen(segment.rows, numbers))
+        return np.concatenate(places), joined(rows)
 
     def segments(self) -> Iterator[Segment]:
         """Yield all there is."""

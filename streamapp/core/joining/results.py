@@ -1,8 +1,8 @@
 """What followed from the records, on its way to ``scored``: ends of predictions, and counts of accepted ones."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from streamapp.core import quantiles
 from streamapp.core.events import Arrivals, Bytes, Codes, Floats, GroupArrivals, Ints, Kind, Names, ScoredBatch, Values
 from streamapp.core.joining.groups import Groups
+from streamapp.core.joining.rows import Rows, chosen, joined
 from streamapp.core.joining.runs import OUTCOME
-from streamapp.core.joining.table import PENDING, Rows
+from streamapp.core.joining.table import PENDING
 from streamapp.core.joining.words import Vocabularies, Words, firsts
 
 CLASSES = 1024
@@ -59,8 +60,8 @@ class Ends:
         """Return some of them, in an order."""
         places = order.tolist()
         return Ends(
-            rows=self.rows[order],
-            outcomes=self.outcomes[order],
+            rows=chosen(self.rows, order),
+            outcomes=chosen(self.outcomes, order),
             verdict=self.verdict[order],
             moment=self.moment[order],
             cause=self.cause[order],
@@ -74,15 +75,19 @@ def together(parts: Sequence[Ends]) -> Ends:
     """Return all ends of several parts, at least one."""
     if len(parts) == 1:
         return parts[0]
-    columns: dict[str, Any] = {
-        field.name: np.concatenate([getattr(part, field.name) for part in parts])
-        for field in fields(Ends)
-        if field.name not in ("features", "tables")
-    }
     tables: list[dict[str, float] | None] | None = None
     if any(part.tables is not None for part in parts):
         tables = [table for part in parts for table in (part.tables or [None] * len(part))]
-    return Ends(**columns, features=[row for part in parts for row in part.features], tables=tables)
+    return Ends(
+        rows=joined([part.rows for part in parts]),
+        outcomes=joined([part.outcomes for part in parts]),
+        verdict=np.concatenate([part.verdict for part in parts]),
+        moment=np.concatenate([part.moment for part in parts]),
+        cause=np.concatenate([part.cause for part in parts]),
+        horizon=np.concatenate([part.horizon for part in parts]),
+        features=[row for part in parts for row in part.features],
+        tables=tables,
+    )
 
 
 NO_ENDS = Ends(
@@ -104,11 +109,11 @@ def batches(ends: Ends, partition: int, groups: Groups, words: Vocabularies) -> 
     """
     if not len(ends):
         return []
-    found = groups.settings[ends.rows["group"]]
+    found = chosen(groups.settings, ends.rows["group"])
     models, place = firsts(found["model"], len(groups.models))
     if len(models) > 1:
         order = np.argsort(place.astype(np.uint16) if len(models) < 1 << 16 else place, kind="stable")
-        ends, found = ends.chosen(order), found[order]
+        ends, found = ends.chosen(order), chosen(found, order)
         cuts = np.concatenate(([0], np.cumsum(np.bincount(place)))).tolist()
     else:
         cuts = [0, len(ends)]
@@ -284,7 +289,7 @@ def arrivals(rows: Rows, partition: int, groups: Groups) -> tuple[Arrivals, ...]
     """
     if not len(rows):
         return ()
-    found = groups.settings[rows["group"]]
+    found = chosen(groups.settings, rows["group"])
     pair = found["model"].astype(np.int64) * len(groups.names) + found["counted"]
     pairs, place = _distinct(pair)
     latency, score = rows["latency"], rows["score"]
@@ -331,9 +336,8 @@ class _Counts:
 
 def _histograms(place: Ints, bins: Ints, n: int) -> list[dict[int, int]]:
     """Return how many values lie in each bin, lowest bin first, by group."""
-    histograms: list[dict[int, int]] = [{} for _ in range(n)]
     if not len(bins):
-        return histograms
+        return [{} for _ in range(n)]
     low = int(bins.min())
     width = int(bins.max()) - low + 1
     if n * width <= 4 * len(bins) + 1024:
@@ -342,9 +346,10 @@ def _histograms(place: Ints, bins: Ints, n: int) -> list[dict[int, int]]:
         counts = counts[cells]
     else:
         cells, counts = np.unique(place * np.int64(width) + (bins - low), return_counts=True)
-    for cell, count in zip(cells.tolist(), counts.tolist(), strict=True):
-        histograms[cell // width][low + cell % width] = count
-    return histograms
+    # The cells of a group lie side by side.
+    ends = np.searchsorted(cells, np.arange(n + 1) * width).tolist()
+    pairs = list(zip((low + cells % width).tolist(), counts.tolist(), strict=True))
+    return [dict(pairs[start:end]) for start, end in pairwise(ends)]
 
 
 def _distinct(numbers: Ints) -> tuple[Ints, NDArray[np.int64]]:

@@ -17,9 +17,9 @@ from streamapp.core.events import DeadLetter, Floats, Ints, Kind, Outcome, Predi
 from streamapp.core.hashing import hash64
 from streamapp.core.joining.early import Early
 from streamapp.core.joining.results import BY_CLOCK, BY_OUTCOME, BY_PREDICTION, Ends, Tables
+from streamapp.core.joining.rows import Rows, chosen
 from streamapp.core.joining.runs import OUTCOME, Run, Truth, no_outcomes, truth
 from streamapp.core.joining.state import State
-from streamapp.core.joining.table import Rows
 
 Mask = NDArray[np.bool_]
 Moment = tuple[float, int, int, int, int]
@@ -135,7 +135,7 @@ class Rules:
 
     def outcomes(self, rows: Rows, places: Ints) -> None:
         """Take outcomes, by their places; the rows are those of all."""
-        self._truths = dict(zip(places.tolist(), rows[places].tolist(), strict=True))
+        self._truths = dict(zip(places.tolist(), chosen(rows, places).tolist(), strict=True))
         self._add(1, _OUTCOME, places)
 
     def withhold(self, ids: Iterable[str]) -> None:
@@ -380,16 +380,16 @@ class Rules:
     def _put(self) -> Ints:
         """Put the accepted predictions into the table; return their places."""
         rows, features, tables = self._columns
-        chosen = [index for index, _, _ in self._accepted]
-        accepted = rows[chosen]
+        indices = [index for index, _, _ in self._accepted]
+        accepted = chosen(rows, np.array(indices))
         accepted["group"] = [held.group for _, _, held in self._accepted]
-        places = self._state.table.room(len(chosen))
+        places = self._state.table.room(len(indices))
         self._state.table.put(
             places,
             accepted,
             [prediction_id for _, prediction_id, _ in self._accepted],
-            [features[index] for index in chosen],
-            None if tables is None else [tables[index] for index in chosen],
+            [features[index] for index in indices],
+            None if tables is None else [tables[index] for index in indices],
         )
         self._state.accept(places, accepted)
         return places

@@ -14,7 +14,8 @@ from streamapp.core.hashing import Keys, hash64
 from streamapp.core.hashing import partitions as partitions_of
 from streamapp.core.joining.groups import kind, label_number
 from streamapp.core.joining.intake import FUTURE, Records
-from streamapp.core.joining.table import PENDING, Rows
+from streamapp.core.joining.rows import Rows
+from streamapp.core.joining.table import PENDING
 from streamapp.core.joining.words import Vocabularies, Words
 from streamapp.core.settings import Label
 from streamapp.errors import DecodeError

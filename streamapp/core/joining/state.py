@@ -13,7 +13,8 @@ from streamapp.core.joining.pages import Pages
 from streamapp.core.joining.remembered import RESOLVED, Remembered
 from streamapp.core.joining.results import NO_ENDS, Ends, together
 from streamapp.core.joining.roster import Limits, Roster
-from streamapp.core.joining.table import PENDING, WAITS, Rows, Table
+from streamapp.core.joining.rows import Rows, chosen, joined
+from streamapp.core.joining.table import PENDING, WAITS, Table
 from streamapp.core.joining.tally import Tally
 from streamapp.core.joining.words import Vocabularies, Words
 from streamapp.core.settings import Settings
@@ -181,10 +182,10 @@ class State:
 
     def take_accepted(self) -> Rows:
         """Return what was accepted since the last time, in order of offset."""
-        rows = np.concatenate(self._accepted) if self._accepted else np.empty(0, PENDING)
+        rows = joined(self._accepted) if self._accepted else np.empty(0, PENDING)
         self._accepted.clear()
         offset = rows["offset"]
-        return rows if (np.diff(offset) > 0).all() else rows[np.argsort(offset)]
+        return rows if (np.diff(offset) > 0).all() else chosen(rows, np.argsort(offset))
 
     def forget_names(self, log_time: float) -> float:
         """Drop the names that are outdated at a log time below which every prediction was settled.

@@ -14,9 +14,10 @@ from msgspec import Struct
 from streamapp.core.events import Ints, Kind
 from streamapp.core.hashing import hash64
 from streamapp.core.joining.numbered import key, numbered
+from streamapp.core.joining.rows import Rows
 from streamapp.core.joining.runs import floats, label_columns
 from streamapp.core.joining.state import State
-from streamapp.core.joining.table import PENDING, Rows
+from streamapp.core.joining.table import PENDING
 from streamapp.core.settings import Label
 from streamapp.errors import CheckpointError
 
