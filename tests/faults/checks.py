@@ -208,6 +208,7 @@ def _afterwards(
             _apply(restored, r)
     _same(f"summary of monitor {number}", restored.summary(), straight.summary())
     _same(f"report of monitor {number}", restored.report(), straight.report())
+    _same_states(number, _states(restored, entries), _states(straight, {}))
     for model in straight.summary():
         for topic, of in (("signals", Signal), ("retrain", RetrainRequest)):
             recent = [e for e in events if isinstance(e, of) and e.model == model][-KEPT:]
@@ -245,6 +246,26 @@ def _position(entries: Mapping[bytes, bytes], topics: Topics) -> int:
 def _restored(number: int, settings: Settings, entries: Mapping[bytes, bytes]) -> Monitor:
     own = {key: value for key, value in entries.items() if key != b"input" and not key.startswith(b"recent/")}
     return Monitor.restore(number, settings, own)
+
+
+def _states(monitor: Monitor, stored: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """Return what a checkpoint of now says of the models, but for when each part of it was written.
+
+    Args:
+        monitor: Of which a checkpoint is taken.
+        stored: What was in the one that it came from.
+    """
+    entries: dict[bytes, bytes | None] = {**stored, **monitor.take(1 << 40)}
+    return {
+        key: value
+        for key, value in entries.items()
+        if value is not None and key.startswith(b"model/") and b"/" in key[6:]
+    }
+
+
+def _same_states(number: int, found: Mapping[bytes, bytes], wanted: Mapping[bytes, bytes]) -> None:
+    other = sorted(key.decode() for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+    assert not other, f"state of monitor {number}, bit for bit: {len(other)} of {len(wanted)} differ: {other[:10]}"
 
 
 def _apply(monitor: Monitor, record: Any) -> tuple[Signal | RetrainRequest, ...]:

@@ -14,6 +14,7 @@ import aiokafka
 from streamapp.core.events import ScoredBatch
 from streamapp.core.join import InputBatch, Joiner
 from streamapp.core.monitor import Monitor
+from streamapp.core.monitoring.watch import Watch
 from streamapp.stream import producer as producing
 from streamapp.stream import runtime
 from streamapp.stream.apart import producer_apart
@@ -131,6 +132,17 @@ def monitor_forgets() -> None:
     MonitorTask.restore = forgetting  # type: ignore[method-assign]
 
 
+def detectors_forget() -> None:
+    """A monitor that is taken over has lost since when its detectors saw what, which nothing shows before an alarm."""
+    load = Watch.load
+
+    def forgetting(self: Watch, data: bytes) -> None:
+        load(self, data)
+        self._marks.clear()
+
+    Watch.load = forgetting  # type: ignore[method-assign]
+
+
 def outside_the_transaction() -> None:
     """Outputs are sent by a producer of their own, before the transaction."""
     commit = TransactionalProducer._commit
@@ -199,6 +211,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         expire_by_newest_ts,
         monitor_twice,
         monitor_forgets,
+        detectors_forget,
         outside_the_transaction,
         positions_without_state,
         read_uncommitted,

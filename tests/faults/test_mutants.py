@@ -15,6 +15,7 @@ FINDINGS = {
     ("score-twice", "restarted-once"): "a second verdict",
     ("monitor-twice", "restarted-once"): "summary of monitor",
     ("monitor-forgets", "restarted-once"): "summary of monitor",
+    ("detectors-forget", "restarted-once"): "state of monitor",
     ("positions-without-state", "restarted-once"): "no verdict",
     ("expire-by-newest-ts", "restarted-once"): "!=|no verdict|not accepted",
     ("outside-the-transaction", "killed-before-committing"): "a second verdict",
