@@ -93,9 +93,12 @@ def streamapp_results(contestant: Contestant) -> dict[Key, Score]:
         summary = msgspec.json.decode(process.get("/api/summary") or b'{"models":{}}')
         for model, part in summary["models"].items():
             for group, figures in part["groups"].items():
-                metrics = figures["metrics"]
-                if figures["outcomes"]:
-                    found[model, group] = Score(figures["outcomes"], metrics["accuracy"], metrics["brier"])
+                if n := figures["outcomes"]:
+                    metrics, area = figures["metrics"], figures["metrics"]["roc_auc"]
+                    missed = figures["baselines"]["persistence"]["brier"]
+                    found[model, group] = Score(
+                        n, metrics["accuracy"], metrics["brier"], 0.5 if area is None else area, missed
+                    )
     return found
 
 
@@ -132,9 +135,9 @@ def peer_results(contestant: Contestant) -> dict[Key, Score]:
                 labels = dict(re.findall(r'(\w+)="([^"]*)"', found[2]))
                 values.setdefault((labels["model"], labels["group"]), {})[found[1]] = float(found[3])
     return {
-        key: Score(int(of["pairs_total"]), of["hits_total"] / of["pairs_total"], of["brier_total"] / of["pairs_total"])
+        key: Score(int(n), of["hits_total"] / n, of["brier_total"] / n, of["auc"], of["persistence_misses_total"] / n)
         for key, of in values.items()
-        if of.get("pairs_total")
+        if (n := of.get("pairs_total"))
     }
 
 

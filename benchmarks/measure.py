@@ -4,6 +4,7 @@ A contestant that works in stages has done much before it counts its first pair.
 at which it was last idle, with everything loaded and connected: a warm-up by pairs would give it that work for nothing.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ STANDSTILL = 60.0
 SETTLE = 20.0
 """Seconds within which the last figures must be shown, once the last pair was counted."""
 TOLERANCE = 1e-9
+AREA = 0.002
+"""By which an AUC of few bins may differ from the exact one, and one pair of rows more where there are few."""
+CHANCE = 3.0
+"""Six standard deviations of a share of one row."""
 
 
 class Refused(Exception):
@@ -77,8 +82,8 @@ def measure(
         at_end: Called when the last pair is counted.
 
     Raises:
-        Refused: It counted other pairs, or found another accuracy or Brier loss, than the recording has;
-            or it stands still.
+        Refused: It counted other pairs, or found another accuracy, Brier loss, AUC or share of misses of persistence,
+            than the recording has; or it stands still.
         RuntimeError: It ended.
     """
     pairs = recording.shape.pairs
@@ -160,4 +165,10 @@ def _differences(truth: dict[Key, Score], found: dict[Key, Score]) -> list[str]:
 
 
 def _same(a: Score, b: Score) -> bool:
-    return a.pairs == b.pairs and abs(a.accuracy - b.accuracy) <= TOLERANCE and abs(a.brier - b.brier) <= TOLERANCE
+    return (
+        a.pairs == b.pairs
+        and abs(a.accuracy - b.accuracy) <= TOLERANCE
+        and abs(a.brier - b.brier) <= TOLERANCE
+        and abs(a.auc - b.auc) <= AREA + 1 / a.pairs
+        and abs(a.persistence - b.persistence) <= CHANCE / math.sqrt(a.pairs)
+    )

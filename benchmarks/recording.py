@@ -57,6 +57,9 @@ class Score:
     pairs: int
     accuracy: float
     brier: float
+    auc: float
+    persistence: float
+    """Share of the outcomes that the one before did not tell."""
 
 
 @dataclass(frozen=True)
@@ -92,19 +95,36 @@ def group_name(number: int) -> str:
 
 
 def truth(shape: Shape) -> dict[Key, Score]:
-    """Return how every group stands when all pairs of a shape are scored."""
+    """Return how every group stands when all pairs of a shape are scored.
+
+    Persistence depends on their order; outcomes are independent, so it is right as often as chance has it.
+    """
     columns = _columns(shape)
     code = columns.model * shape.groups + columns.group
     width = shape.models * shape.groups
     rows = np.bincount(code, minlength=width).tolist()
     hits = np.bincount(code, (columns.score >= 0.5) == columns.truth, width).tolist()
     brier = np.bincount(code, np.square(columns.score - columns.truth), width).tolist()
+    order = np.argsort(code, kind="stable")
+    ends = np.cumsum([0, *rows])
+    share = float(columns.truth.mean())
     found = {}
     for place, (n, right, loss) in enumerate(zip(rows, hits, brier, strict=True)):
         if n:
             model, group = divmod(place, shape.groups)
-            found[model_name(model), group_name(group)] = Score(n, right / n, loss / n)
+            own = order[ends[place] : ends[place + 1]]
+            area = _auc(columns.score[own], columns.truth[own])
+            found[model_name(model), group_name(group)] = Score(n, right / n, loss / n, area, 2 * share * (1 - share))
     return found
+
+
+def _auc(score: Any, truth: Any) -> float:
+    """Return the area under the ROC curve, ties counted half; 0.5 where it is undefined."""
+    _, place = np.unique(score, return_inverse=True)
+    positive, negative = np.bincount(place, truth), np.bincount(place, ~truth)
+    both = positive.sum() * negative.sum()
+    below = np.cumsum(negative) - negative / 2
+    return float(positive @ below / both) if both else 0.5
 
 
 def events(shape: Shape, now: float) -> Iterator[tuple[str, Events]]:

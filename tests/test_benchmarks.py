@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from benchmarks import staged
 from benchmarks.contestants.sums import Group
@@ -23,6 +24,7 @@ from tests.kafka import Given, Kafka
 ROOT = Path(__file__).parent.parent
 SHAPE = Shape(pairs=2500, models=3, groups=2)
 NOW = 1_790_000_000.0
+SCORE = Score(1000, 0.75, 0.2, 0.83, 0.5)
 
 
 def read(shape: Shape) -> tuple[list[Any], list[Any]]:
@@ -51,6 +53,9 @@ def test_the_truth_of_a_recording_is_what_its_events_say() -> None:
         assert expected[key].pairs == len(pairs)
         assert expected[key].accuracy == pytest.approx(hits / len(pairs))
         assert expected[key].brier == pytest.approx(brier / len(pairs))
+        area = roc_auc_score([outcome for _, outcome in pairs], [prediction.scores for prediction, _ in pairs])
+        assert expected[key].auc == pytest.approx(area)
+        assert expected[key].persistence == pytest.approx(0.5, abs=0.01)
 
 
 def test_outcomes_come_after_their_predictions_and_out_of_order() -> None:
@@ -111,15 +116,19 @@ def test_predictions_have_the_size_that_was_asked_for(size: int) -> None:
     "found",
     [
         {},
-        {("fraud", "champion"): Score(999, 0.75, 0.2)},
-        {("fraud", "champion"): Score(1000, 0.751, 0.2)},
-        {("fraud", "champion"): Score(1000, 0.75, 0.2001)},
-        {("fraud", "champion"): Score(1000, 0.75, 0.2), ("fraud", "other"): Score(1, 1.0, 0.0)},
+        {("fraud", "champion"): replace(SCORE, pairs=999)},
+        {("fraud", "champion"): replace(SCORE, accuracy=0.751)},
+        {("fraud", "champion"): replace(SCORE, brier=0.2001)},
+        {("fraud", "champion"): replace(SCORE, auc=0.826)},
+        {("fraud", "champion"): replace(SCORE, persistence=0.0)},
+        {("fraud", "champion"): SCORE, ("fraud", "other"): Score(1, 1.0, 0.0, 0.5, 1.0)},
     ],
 )
 def test_a_contestant_that_found_something_else_is_refused(found: dict[tuple[str, str], Score]) -> None:
-    expected = {("fraud", "champion"): Score(1000, 0.75, 0.2)}
+    expected = {("fraud", "champion"): SCORE}
     verify(expected, lambda: expected, within=0.0)
+    near = {("fraud", "champion"): replace(SCORE, auc=0.832, persistence=0.45)}
+    verify(expected, lambda: near, within=0.0)
     with pytest.raises(Refused, match="fraud/"):
         verify(expected, lambda: found, within=0.0)
 
@@ -130,6 +139,7 @@ def test_sums_taken_row_by_row_and_as_columns_are_the_same() -> None:
     score = [prediction.scores for prediction in predictions]
     truths = [by_id[prediction.prediction_id] for prediction in predictions]
     hit = [p.prediction is t for p, t in zip(predictions, truths, strict=True)]
+    truths[1500:] = [not value for value in truths[1500:]]  # so that there is something to find for ADWIN
     known = [False, *truths[:-1]]
     single, columns = Group(), Group()
     for row in zip(score, hit, truths, known, strict=True):
@@ -141,9 +151,9 @@ def test_sums_taken_row_by_row_and_as_columns_are_the_same() -> None:
         assert getattr(single, name) == getattr(columns, name)
     assert single.brier == pytest.approx(columns.brier)
     assert single.auc() == columns.auc()
-    # Outcomes are drawn with the score as their probability: 1/6 and 5/6 are what follows.
-    assert single.brier / single.pairs == pytest.approx(1 / 6, abs=0.02)
-    assert single.auc() == pytest.approx(5 / 6, abs=0.02)
+    assert single.drifts > 0
+    assert single.brier == pytest.approx(np.square(np.array(score) - truths).sum())
+    assert single.auc() == pytest.approx(roc_auc_score(truths, score), abs=0.002)
 
 
 def test_every_stage_is_where_its_clock_is_put() -> None:
@@ -167,6 +177,7 @@ def test_all_contestants_do_the_same_job(kafka: Kafka | Given) -> None:
     assert {"streamapp", "bare", "faust"} <= present
     assert present <= report.keys()
     assert report["ratios"].keys() == present - {"streamapp"}
+    assert report["same_job_ratios"].keys() == present - {"streamapp", "same_job"}
 
 
 @pytest.mark.integration

@@ -3,7 +3,7 @@
 ``python -m benchmarks.contestants.bare BROKER PREFIX PARTITIONS NAME FOLDER``. It is allowed every trick of
 streamapp's: values out of aiokafka's parser without an object for each record, frames read by a protocol, fetches that
 do not wait for what is unread, whole batches decoded at once, features left as they came, the two inputs of a partition
-read in step by log time (so that the table stays small), a frozen collector, detectors on means of 16.
+read in step by log time (so that the table stays small), a frozen collector, ADWIN updated in stretches.
 """
 
 import asyncio

@@ -13,6 +13,8 @@ from quixstreams import Application
 from benchmarks.contestants.sums import Scoreboard
 from streamapp.stream.topics import Topics
 
+NEEDED = ("model", "group", "scores", "prediction")
+
 
 def main() -> None:
     """Run the application."""
@@ -30,19 +32,15 @@ def main() -> None:
     outcomes = app.dataframe(app.topic(topics.outcomes, key_deserializer="bytes", value_deserializer="json"))
 
     def join(event: dict[str, Any], state: Any) -> None:
+        # Only what is scored is kept: the state is written to a topic, too.
+        needed = [event[name] for name in NEEDED] if "model" in event else event["outcome"]
         other = state.get("waiting")
         if other is None:
-            state.set("waiting", event)
+            state.set("waiting", needed)
             return
         state.delete("waiting")
-        prediction, outcome = (event, other) if "model" in event else (other, event)
-        board.add(
-            prediction["model"],
-            prediction["group"],
-            prediction["scores"],
-            prediction["prediction"],
-            outcome["outcome"],
-        )
+        prediction, outcome = (needed, other) if "model" in event else (other, needed)
+        board.add(*prediction, outcome)
 
     predictions.concat(outcomes).update(join, stateful=True)
     board.serve()

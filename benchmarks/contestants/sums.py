@@ -1,9 +1,10 @@
 """The sums that every contestant but streamapp keeps, and the ``/metrics`` that shows them.
 
 By model and group: pairs, hits, Brier loss, counts by 64 bins of the score for the AUC, misses of a persistence
-baseline (the model's outcome that came before), and ADWIN on means of 16 losses, as streamapp's monitor feeds it.
+baseline (the model's outcome that came before), and ADWIN on every loss, as streamapp's monitor feeds it.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,8 +16,6 @@ from prometheus_client.registry import Collector
 from river.drift import ADWIN
 
 BINS = 64
-BLOCK = 16
-"""Losses whose mean a detector takes as one value."""
 _EDGE = BINS - 1
 
 Floats = NDArray[np.float64]
@@ -32,9 +31,8 @@ class Group:
         self._singles = [0] * (2 * BINS)
         self._columns = np.zeros(2 * BINS, np.int64)
         self._adwin: Any = ADWIN()  # type: ignore[no-untyped-call]
-        self._block = 0.0
-        self._filled = 0
-        self._rest: Floats = np.empty(0)
+        self._shown = 0
+        """Losses that it has seen since its last alarm."""
 
     def add(self, score: float, hit: bool, truth: bool, known: bool) -> None:
         """Take one row.
@@ -50,11 +48,8 @@ class Group:
         self.brier += loss
         self.misses += known is not truth
         self._singles[min(int(score * BINS), _EDGE) + (BINS if truth else 0)] += 1
-        self._block += loss
-        self._filled += 1
-        if self._filled == BLOCK:
-            self._show(self._block / BLOCK)
-            self._block, self._filled = 0.0, 0
+        self._adwin.update(loss)
+        self.drifts += self._adwin.drift_detected
         self.pairs += 1
 
     def add_columns(self, score: Floats, hit: Bools, truth: Bools, known: Bools) -> None:
@@ -66,17 +61,23 @@ class Group:
         place = np.minimum((score * BINS).astype(np.intp), _EDGE)
         place[truth] += BINS
         self._columns += np.bincount(place, minlength=2 * BINS)
-        losses = np.concatenate((self._rest, loss))
-        whole = len(losses) // BLOCK * BLOCK
-        self._rest = losses[whole:]
-        for mean in losses[:whole].reshape(-1, BLOCK).mean(axis=1).tolist():
-            self._show(mean)
+        self._show(loss.tolist())
         self.pairs += len(score)
 
-    def _show(self, mean: float) -> None:
-        self._adwin.update(mean)
-        if self._adwin.drift_detected:
-            self.drifts += 1
+    def _show(self, losses: list[float]) -> None:
+        """Update ADWIN in stretches that end where it looks for a cut, as streamapp does."""
+        adwin, start = self._adwin, 0
+        while start < len(losses):
+            if adwin.drift_detected:
+                adwin._reset()
+                self._shown = 0
+            update = adwin._helper.update
+            end = min(start + adwin.clock - self._shown % adwin.clock, len(losses))
+            deque(map(update, losses[start : end - 1]), maxlen=0)
+            adwin._drift_detected = update(losses[end - 1])
+            self.drifts += adwin._drift_detected
+            self._shown += end - start
+            start = end
 
     def auc(self) -> float:
         """Return the area under the ROC curve by the bins; 0.5 where it is undefined."""
