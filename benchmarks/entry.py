@@ -95,7 +95,7 @@ def streamapp_results(contestant: Contestant) -> dict[Key, Score]:
             for group, figures in part["groups"].items():
                 if n := figures["outcomes"]:
                     metrics, area = figures["metrics"], figures["metrics"]["roc_auc"]
-                    missed = figures["baselines"]["persistence"]["brier"]
+                    missed = figures["baselines"]["persistence"]["error"]
                     found[model, group] = Score(
                         n, metrics["accuracy"], metrics["brier"], 0.5 if area is None else area, missed
                     )

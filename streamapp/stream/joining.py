@@ -31,8 +31,6 @@ AHEAD = 40_000
 """Records that may have been decoded beyond what the other input has reached: more would only fill memory."""
 HELD = 2
 """Batches of one input that are held back before its fetching pauses."""
-TOGETHER = 1_000
-"""Records that are decoded and joined at a time: four times as many no longer fit the caches, and cost a tenth more."""
 TICK_INTERVAL = 1.0
 PROOF_MARGIN = 0.25
 """Seconds by which the clocks of two brokers may differ."""
@@ -175,14 +173,14 @@ class JoinerTask(Task):
         return {tp for tp, held in self._held.items() if len(held) >= HELD}
 
     def digest(self, batch: Batch) -> None:
-        """Decode and join a batch, so many at a time that what was decoded is at hand when it is joined."""
-        first = batch.tp == self.predictions
-        decode = decode_predictions if first else decode_outcomes
-        take = self.joiner.predictions if first else self.joiner.outcomes
-        records, quarantined = batch.records, self.quarantined(batch.tp.topic)
-        for start in range(0, len(records), TOGETHER):
-            take(input_batch(records[start : start + TOGETHER], decode, quarantined))
-        self._bytes += records.bytes
+        """Decode and join a batch."""
+        if batch.tp == self.predictions:
+            taken = input_batch(batch.records, decode_predictions, self.quarantined(batch.tp.topic))
+            self.joiner.predictions(taken)
+        else:
+            taken = input_batch(batch.records, decode_outcomes, self.quarantined(batch.tp.topic))
+            self.joiner.outcomes(taken)
+        self._bytes += batch.records.bytes
 
     async def advance(self) -> None:
         """Let log time pass for what is proven to be at its end, and apply what is now in order.

@@ -26,6 +26,8 @@ UNTOLD = 0.05
 """What it may rise by where the series is too much like a random walk for an interval."""
 GROWN = 1.25
 """Times the largest of the first half that a checkpoint may be in the second."""
+GROWN_SOON = 2.0
+"""The same in a short run: what baselines know is of more than a minute, and at first there is less."""
 SPARE_BYTES, SPARE_ENTRIES = 1 << 20, 200
 """What it may be larger in any case: entries that the next commits take away."""
 SPARE_FILES, SPARE_THREADS = 6, 2
@@ -161,6 +163,7 @@ def unresolved(sample: Sample) -> int:
 
 def _checkpoints(counted: Sequence[Sample]) -> Iterator[Finding]:
     middle = (counted[0]["at"] + counted[-1]["at"]) / 2
+    grown = GROWN if counted[-1]["at"] - counted[0]["at"] >= TELLING else GROWN_SOON
     for role in counted[0]["live"]:
         entries, size = (
             [
@@ -169,7 +172,7 @@ def _checkpoints(counted: Sequence[Sample]) -> Iterator[Finding]:
             ]
             for place in (0, 1)
         )
-        holds = entries[1] <= GROWN * entries[0] + SPARE_ENTRIES and size[1] <= GROWN * size[0] + SPARE_BYTES
+        holds = entries[1] <= grown * entries[0] + SPARE_ENTRIES and size[1] <= grown * size[0] + SPARE_BYTES
         found = (
             f"at most {entries[0]:,} entries of {size[0] / 2**20:.2f} MiB in the first half,"
             f" {entries[1]:,} of {size[1] / 2**20:.2f} MiB in the second"

@@ -169,6 +169,15 @@ def test_in_a_short_run_memory_may_move_but_not_much(rises: float, holds: bool) 
     assert found["memory of worker 0 (process 0): not doubled"] is holds
 
 
+@pytest.mark.parametrize(("each", "holds"), [(20_000, True), (120_000, False)])
+def test_in_a_short_run_a_checkpoint_may_fill_but_not_grow_for_ever(each: int, holds: bool) -> None:
+    def fill(at: int, sample: dict[str, Any]) -> None:
+        sample["live"]["monitor"][1] += each * max(at - 190, 0)
+
+    found = {finding.what: finding.holds for finding in judge(made(fill, length=300))}
+    assert found["checkpoint of the monitor bounded"] is holds
+
+
 @pytest.mark.parametrize(("rises", "holds"), [(0.03, True), (0.3, None)])
 def test_memory_without_an_interval_holds_only_if_it_rises_little(rises: float, holds: bool | None) -> None:
     walk = np.cumsum(np.random.default_rng(7).normal(size=600))

