@@ -32,6 +32,8 @@ SPARE_BYTES, SPARE_ENTRIES = 1 << 20, 200
 """What it may be larger in any case: entries that the next commits take away."""
 SPARE_FILES, SPARE_THREADS = 6, 2
 """Connections and helpers that come and go: a consumer of the learner's, a page that is being asked for."""
+SPARE_SOON = 40
+"""Files, in a short run: in a few calm seconds a learner may be at work all the time, each model with its consumer."""
 SLOWEST_SCRAPE = 10.0
 """Seconds after which Prometheus, left alone, gives up."""
 SENT = 0.95
@@ -188,6 +190,8 @@ def _steady(lives: Sequence[Life], calm: Sequence[Sample], name: str, called: st
             yield Finding(f"{called} of {life.name} constant", None, "it was never calm")
             continue
         # What comes and goes moves the most that is ever held; what is never given back, also the least.
+        if name == "fds" and life.at[-1] - life.at[0] < TELLING:
+            spare = SPARE_SOON
         third = len(values) // 3
         first, last = min(values[:third]), min(values[-third:])
         found = (
