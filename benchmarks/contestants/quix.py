@@ -14,6 +14,7 @@ from benchmarks.contestants.sums import Scoreboard
 from streamapp.stream.topics import Topics
 
 NEEDED = ("model", "group", "scores", "prediction")
+"""Of a prediction, in the order in which the sums take them."""
 
 
 def main() -> None:

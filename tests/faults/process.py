@@ -6,7 +6,6 @@ is forked for each. What runs in it is what ``python -m agents`` runs.
 
 import contextlib
 import ctypes
-import json
 import os
 import resource
 import runpy
@@ -185,12 +184,6 @@ class Process(Worker):
         """Where its status page is now: it moves when a supervised worker is started again."""
         lines = [line for line in self.said.splitlines() if "status page at " in line]
         return lines[-1].split("status page at ")[1].split(",")[0] if lines else None
-
-    @property
-    def tasks(self) -> set[str]:
-        """Names of the tasks that it runs, none while it is not ready."""
-        status, page = self.get("/readyz")
-        return set(json.loads(page)["details"]["tasks"]) if status == 200 else set()
 
     @property
     def peak_memory(self) -> int:

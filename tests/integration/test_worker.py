@@ -76,7 +76,7 @@ def publish_slowly(deployment: Deployment, seed: int, start: float, steps: Any, 
 def test_two_workers_count_every_row_once(deployment: Deployment) -> None:
     deployment.create_topics()
     workers = deployment.start(), deployment.start()
-    until(lambda: all(worker.tasks() for worker in workers), "both have tasks")
+    until(lambda: all(worker.tasks for worker in workers), "both have tasks")
     start = time.time()
     deployment.publish(stream(PAIRS, start=start, seed=1))
     assert_equals_oracle(deployment, 1, start=start)

@@ -56,10 +56,11 @@ class Worker:
     def ready(self) -> bool:
         return self.get("/readyz")[0] == 200
 
-    def tasks(self) -> list[str]:
-        """Return the tasks that it runs, none while it is not ready."""
+    @property
+    def tasks(self) -> set[str]:
+        """Names of the tasks that it runs, none while it is not ready."""
         status, body = self.get("/readyz")
-        return list(json.loads(body)["details"]["tasks"]) if status == 200 else []
+        return set(json.loads(body)["details"]["tasks"]) if status == 200 else set()
 
     def summary(self) -> dict[str, Any]:
         status, body = self.get("/api/summary")

@@ -189,16 +189,15 @@ def _steady(lives: Sequence[Life], calm: Sequence[Sample], name: str, called: st
         if len(values) < 4:
             yield Finding(f"{called} of {life.name} constant", None, "it was never calm")
             continue
+        allowed = SPARE_SOON if name == "fds" and life.at[-1] - life.at[0] < TELLING else spare
         # What comes and goes moves the most that is ever held; what is never given back, also the least.
-        if name == "fds" and life.at[-1] - life.at[0] < TELLING:
-            spare = SPARE_SOON
         third = len(values) // 3
         first, last = min(values[:third]), min(values[-third:])
         found = (
             f"at least {first:.0f}, then {last:.0f} in calm;"
             f" {min(life.values[name]):.0f} to {max(life.values[name]):.0f} at all times"
         )
-        yield Finding(f"{called} of {life.name}: none is kept", last - first <= spare, found)
+        yield Finding(f"{called} of {life.name}: none is kept", last - first <= allowed, found)
 
 
 def _scrapes(counted: Sequence[Sample]) -> Finding:
