@@ -25,6 +25,9 @@ from streamapp.core.settings import Settings
 
 __all__ = ["InputBatch", "JoinOutput", "Joiner", "Limits"]
 
+STEP = 4096
+"""Predictions that are given up before it is asked whether there is room for more."""
+
 _LIMITS = Limits()
 
 
@@ -60,6 +63,10 @@ class Joiner:
             whose key belongs elsewhere as ``misplaced``; None: do not look.
         limits: How many models and groups are counted under their own names at a time; further ones are counted as
             ``other``.
+
+    Attributes:
+        room: Bytes of results that there is room for until the next :meth:`take`, about: what leads to more is settled
+            later. A log time that moves on by hours at once may end all that waits.
     """
 
     def __init__(
@@ -71,6 +78,11 @@ class Joiner:
         self._outcomes = Intake()
         self._checkpoint = JoinCheckpoint(partition)
         self._rejoin: Rejoin | None = None
+        self._clock = 0.0
+        """Log time before which everything is settled."""
+        self.room: float = inf
+        self.behind = False
+        """Whether there may be something to settle that there was no room for: :meth:`advance` does, once taken."""
 
     # Input
 
@@ -91,7 +103,10 @@ class Joiner:
         self._settle()
 
     def advance(self, *, predictions: float | None = None, outcomes: float | None = None) -> None:
-        """Take word that a partition was read to its end at a log time: all up to it, ties included, was handed in."""
+        """Take word that a partition was read to its end at a log time: all up to it, ties included, was handed in.
+
+        Without any, settle what there was no room for.
+        """
         if predictions is not None:
             self._predictions.proven = max(self._predictions.proven, predictions)
         if outcomes is not None:
@@ -115,7 +130,7 @@ class Joiner:
         ends = state.take_ends()
         arrivals = results.arrivals(state.take_accepted(), state.partition, state.groups)
         pending = state.groups.waiting()
-        entries = self._checkpoint.changes(state, self._predictions, self._outcomes, ends, pending)
+        entries = self._checkpoint.changes(state, self._predictions, self._outcomes, self._clock, ends, pending)
         dead_letters = tuple(state.dead_letters)
         state.dead_letters.clear()
         counts: dict[tuple[str, str], int] = {}
@@ -161,6 +176,16 @@ class Joiner:
         """Return how many predictions wait for their outcome."""
         return int(self._state.groups.pending.sum())
 
+    @property
+    def full(self) -> bool:
+        """Whether there is no more room: nothing is settled before the next :meth:`take`."""
+        return self._state.weight >= self.room
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes of results wait to be taken."""
+        return self._state.weight
+
     def buffered(self) -> int:
         """Return how many records were handed in, but wait for the other topic to be read as far."""
         return len(self._predictions) + len(self._outcomes)
@@ -205,17 +230,19 @@ class Joiner:
         """Log time before which everything is settled; None until both topics are known to some."""
         return self._clock or None
 
-    @property
-    def _clock(self) -> float:
-        return min(self._predictions.frontier, self._outcomes.frontier)
-
     # Settling
 
     def _settle(self) -> None:
-        """Settle the records that nothing unread can precede, and move the clock."""
-        predictions = self._predictions.up_to(self._outcomes.frontier)
-        outcomes = self._outcomes.before_all_of(self._predictions)
-        self._matching.settle(predictions, outcomes, self._clock)
+        """Settle the records that nothing unread can precede, and move the clock, as far as there is room."""
+        frontier, state = min(self._predictions.frontier, self._outcomes.frontier), self._state
+        self.behind = True
+        while self.behind and not self.full:
+            clock = state.deadlines.reach(frontier, STEP, state.groups)
+            predictions = self._predictions.up_to(clock)
+            outcomes = self._outcomes.before_all_of(self._predictions, clock)
+            self._matching.settle(predictions, outcomes, clock)
+            self._clock = clock
+            self.behind = clock < frontier
 
     # Restoring
 
@@ -248,7 +275,7 @@ class Joiner:
             CheckpointError: The entries are incomplete, broken, or of another partition or format.
         """
         joiner = cls(partition, settings, partitions=partitions, limits=limits)
-        joiner._checkpoint, waiting, copied = JoinCheckpoint.restore(
+        joiner._checkpoint, waiting, copied, joiner._clock = JoinCheckpoint.restore(
             partition, entries, joiner._state, joiner._predictions, joiner._outcomes
         )
         joiner._rejoin = Rejoin(

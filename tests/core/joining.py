@@ -124,9 +124,12 @@ def rows_of(batch) -> list[tuple[Any, ...]]:
     ]
 
 
-def restore(run: Run, predictions: Log, outcomes: Log, *, settings=SETTINGS, step: int = 3, **options) -> Joiner:
+def restore(
+    run: Run, predictions: Log, outcomes: Log, *, settings=SETTINGS, step: int = 3, room: float = math.inf, **options
+) -> Joiner:
     """Bring a joiner back from the checkpoint of a run, as a shell does."""
     joiner = Joiner.restore(0, settings, dict(run.entries), **options)
+    joiner.room = room
     for log, base, applied, needs, reread in (
         (
             predictions,

@@ -9,7 +9,8 @@ from msgspec import Raw
 from pyroaring import BitMap
 
 from streamapp.core.events import Kind
-from streamapp.core.join import InputBatch, Joiner, Limits
+from streamapp.core.join import STEP, InputBatch, Joiner, Limits
+from streamapp.core.joining.state import ROW_BYTES
 from streamapp.core.settings import ModelSettings, Seconds, Settings
 from streamapp.errors import CheckpointError, DecodeError
 from tests.core.joining import SETTINGS, Log, Run, observe, predict, restore, rows_of, whole
@@ -419,7 +420,7 @@ def test_records_that_were_read_but_not_settled_must_be_there_again():
     [
         (b"meta", None, "no 'meta'"),
         (b"meta", b"\x96\x03\x00", "cannot be read"),
-        (b"meta", b"\x92\x63\x00", "format 99, expected one of 1, 2, 3"),
+        (b"meta", b"\x92\x63\x00", "format 99, expected one of 1, 2, 3, 4"),
         (b"pending/0", b"x", "not a page"),
         (b"pending/x", BitMap([1]).serialize(), "'pending/x' is not a page"),
         (b"pending/0", BitMap([1 << 16]).serialize(), "outside of its page"),
@@ -556,6 +557,67 @@ def test_many_predictions_of_one_deadline_expire_in_order_of_offset():
     joiner.advance(predictions=3.5, outcomes=3.5)
     [batch] = joiner.take().rows
     assert batch.offset.tolist() == list(range(50))
+
+
+WAITING = 20_000
+PATIENT = Settings(defaults=ModelSettings(outcome_window=Seconds(600), grace=Seconds(5), remember=Seconds(4)))
+
+
+def long_silent() -> tuple[Joiner, Run, Log]:
+    """Return a joiner with many predictions of ten minutes that wait, its checkpoint, and their log."""
+    log = Log([(i * 0.03, predict(str(i), i * 0.03)) for i in range(WAITING)])
+    joiner, run = Joiner(0, PATIENT), Run()
+    joiner.predictions(log.batch(0, WAITING))
+    joiner.advance(outcomes=600.0)
+    run.add(joiner.take())
+    assert run.pending == {("m", "g"): WAITING}
+    return joiner, run, log
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_what_a_long_silence_ends_at_once_comes_out_in_parts_of_the_size_there_is_room_for(restarts):
+    joiner, run, log = long_silent()
+    joiner.room = 2000 * ROW_BYTES
+    joiner.advance(predictions=1e6, outcomes=1e6)
+    clocks, parts = [], []
+    while True:
+        clocks.append(joiner.log_time)
+        before = len(run.all_rows())
+        run.add(joiner.take())
+        parts.append(len(run.all_rows()) - before)
+        if not joiner.behind:
+            break
+        # All of a log time or nothing: whoever is told of a clock may rely on it.
+        assert [row[6] + 605 < clocks[-1] for row in run.rows["m"]] == [True] * sum(parts)
+        if restarts:
+            joiner = restore(run, log, Log([]), settings=PATIENT, step=5000, room=joiner.room)
+        else:
+            joiner.advance()
+    assert sum(parts) == WAITING
+    assert all(2000 <= part <= 2000 + STEP for part in parts[:-1])
+    assert clocks == sorted(set(clocks))
+    assert clocks[-1] == 1e6
+    whole, expected, _ = long_silent()
+    whole.advance(predictions=1e6, outcomes=1e6)
+    expected.add(whole.take())
+    assert run.rows == expected.rows
+    assert joiner.totals == whole.totals
+
+
+def test_what_there_is_no_room_for_keeps_its_place_before_what_comes_next():
+    joiner, run, _ = long_silent()
+    joiner.room = 2000 * ROW_BYTES
+    joiner.advance(predictions=1e6, outcomes=1e6)
+    joiner.predictions(Log([(1e6, predict("new", 1e6))], first=WAITING).batch(0, 1))
+    joiner.outcomes(Log([(1e6, observe("new", 1e6)), (1e6 + 1, observe("0", 1e6))]).batch(0, 2))
+    joiner.predictions(Log([(1e6 + 1, predict("0", 1e6))], first=WAITING + 1).batch(0, 1))
+    joiner.advance(predictions=1e6 + 2)
+    while joiner.behind:
+        run.add(joiner.take())
+        joiner.advance()
+    run.add(joiner.take())
+    assert [row[0] for row in run.rows["m"]] == [*range(WAITING), WAITING, WAITING + 1]
+    assert run.rows["m"][-1][3] == "JOINED"
 
 
 def test_what_is_resolved_leaves_no_trace_in_the_calendar():

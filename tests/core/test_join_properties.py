@@ -1,10 +1,13 @@
 from collections import Counter
+from math import inf
+from unittest.mock import patch
 
 import msgspec
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from streamapp.core.join import Joiner, Limits
+from streamapp.core.joining.state import ROW_BYTES
 from streamapp.core.settings import Seconds, Settings
 from streamapp.errors import DecodeError
 from tests.core.joining import SETTINGS, SHORT, Log, Names, Run, observe, oracle, predict, restore, whole
@@ -53,7 +56,7 @@ def logs(draw, models=("m", "m", "long", "assumed"), groups=("g", "g", "h"), pau
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["predictions", "outcomes", "both", "take", "prove", "again", "crash", "deadline"]),
+        st.sampled_from(["predictions", "outcomes", "both", "take", "prove", "again", "crash", "deadline", "room"]),
         st.integers(1, 5),
     ),
     max_size=25,
@@ -62,7 +65,12 @@ STEPS = st.lists(
 
 def drive(predictions, outcomes, steps, end=END, configured=SETTINGS, **options):
     """Feed a joiner as the steps say, then all that is left; return everything that came out."""
-    joiner, run = Joiner(0, configured, **options), Run()
+    with patch("streamapp.core.join.STEP", 2):
+        return _drive(predictions, outcomes, steps, end, configured, **options)
+
+
+def _drive(predictions, outcomes, steps, end, configured, **options):
+    joiner, run, room = Joiner(0, configured, **options), Run(), inf
     logs = {"predictions": predictions, "outcomes": outcomes}
     done = {"predictions": 0, "outcomes": 0}
     times = {name: log.log_times() for name, log in logs.items()}
@@ -73,6 +81,10 @@ def drive(predictions, outcomes, steps, end=END, configured=SETTINGS, **options)
                 done[topic] = min(done[topic] + n, len(logs[topic].records))
         elif name == "take":
             run.add(joiner.take())
+            if n > 2:  # else something may be handed in before what there was no room for is settled
+                joiner.advance()
+        elif name == "room":
+            joiner.room = room = (n - 1) * ROW_BYTES or inf
         elif name in ("prove", "deadline"):
             # What may be claimed: a log time below that of everything unread.
             proofs = {
@@ -87,14 +99,23 @@ def drive(predictions, outcomes, steps, end=END, configured=SETTINGS, **options)
             for topic, log in logs.items():
                 getattr(joiner, topic)(log.batch(max(done[topic] - n, 0), done[topic]))
         elif name == "crash" and run.entries:
-            joiner = restore(run, predictions, outcomes, settings=configured, **options)
+            joiner = restore(run, predictions, outcomes, settings=configured, room=room, **options)
             done = {
                 "predictions": predictions.place(joiner.predictions_applied),
                 "outcomes": outcomes.place(joiner.outcomes_applied),
             }
     joiner.advance(predictions=end, outcomes=end)
-    run.add(joiner.take())
+    drain(joiner, run)
     return run, joiner
+
+
+def drain(joiner, run):
+    """Take until there has been room for everything."""
+    run.add(joiner.take())
+    while joiner.behind:
+        joiner.advance()
+        assert joiner.full or not joiner.behind
+        run.add(joiner.take())
 
 
 @settings(
@@ -148,7 +169,7 @@ def test_copies_in_the_checkpoint_stand_for_the_records_that_a_restore_need_not_
 def test_when_every_window_grace_and_horizon_has_passed_nothing_is_left(both, steps):
     run, joiner = drive(*both, steps)
     joiner.advance(predictions=1e9, outcomes=1e9)
-    run.add(joiner.take())
+    drain(joiner, run)
     run.add(joiner.take())  # what was remembered at the first is forgotten with the second
     state = joiner._state
     assert joiner.pending() == joiner.buffered() == joiner.waiting == 0

@@ -1,7 +1,8 @@
 """Predictions that wait by deadline, so that only those that are due are looked at."""
 
+from collections.abc import Sequence
 from heapq import heappop, heappush
-from math import inf
+from math import ceil, inf, nextafter
 
 import numpy as np
 
@@ -10,6 +11,8 @@ from streamapp.core.joining.groups import Groups
 from streamapp.core.joining.rows import Rows
 from streamapp.core.joining.table import WAITS, Table
 
+PAGES = 64
+"""Pages that are looked through each time."""
 ROOM = 10_000
 """Resolved predictions that may lie in the calendar whatever waits."""
 
@@ -40,6 +43,8 @@ class Deadlines:
         self._open: Ints = np.empty(0, np.int64)
         """Rows of the open pages, by deadline, then by offset."""
         self._open_deadlines: Floats = np.empty(0)
+        self._end = -inf
+        """Where the last page ends that was laid open."""
         self.size = 0
         """Entries, those of resolved predictions included."""
 
@@ -68,15 +73,30 @@ class Deadlines:
             return self._open[:0], self._open_deadlines[:0]
         self._lay_open(clock, groups)
         n = int(np.searchsorted(self._open_deadlines, clock, "left"))
-        found = self._open[:n], self._open_deadlines[:n]
+        places, due = self._open[:n], self._open_deadlines[:n]
         self._open, self._open_deadlines = self._open[n:], self._open_deadlines[n:]
         self.size -= n
         self._set_soonest()
-        return found
+        # Since they were laid open some may have been resolved, and their rows given to others.
+        waits = self._table.rows["state"][places] == WAITS
+        waits[waits] = deadlines(self._table.take(places[waits]), groups) == due[waits]
+        return places[waits], due[waits]
+
+    def reach(self, clock: float, many: int, groups: Groups) -> float:
+        """Return a log time up to *clock* at which no more than about *many* are due, unless they are due at once.
+
+        It is beyond every clock up to which they have been removed.
+        """
+        if clock <= self.soonest or self._few(clock, many):
+            return clock
+        self._lay_open(clock, groups, many)
+        if len(self._open) >= many:
+            clock = min(clock, nextafter(float(self._open_deadlines[many - 1]), inf))
+        return min(clock, float(self._calendar[0])) if self._calendar else clock
 
     def next(self, groups: Groups) -> float | None:
         """Return the soonest deadline, None if nothing waits."""
-        self._lay_open(-inf, groups)
+        self._sort([self._open], groups)
         while not len(self._open) and self._calendar:
             self._lay_open(self._calendar[0] + 1.0, groups)
         self._set_soonest()
@@ -95,6 +115,16 @@ class Deadlines:
         self.size, self.soonest = 0, inf
         self.add(waiting, deadlines(self._table.take(waiting), groups))
 
+    def _few(self, clock: float, many: int) -> bool:
+        """Tell, where that is told soon, whether fewer than *many* can be due."""
+        found = len(self._open)
+        if self._calendar:
+            first = self._calendar[0]
+            if clock - first > PAGES:
+                return False
+            found += sum(sum(map(len, self._days.get(day, ()))) for day in range(first, ceil(clock)))
+        return found < many
+
     def _page(self, day: int) -> list[Codes]:
         page = self._days.get(day)
         if page is None:
@@ -102,22 +132,27 @@ class Deadlines:
             heappush(self._calendar, day)
         return page
 
-    def _lay_open(self, clock: float, groups: Groups) -> None:
-        """Lay open every page that may hold deadlines below *clock*; take what was resolved off the open ones."""
+    def _lay_open(self, clock: float, groups: Groups, many: float = inf) -> None:
+        """Lay open the pages that may hold deadlines below *clock*, until *many* entries lie open."""
         parts: list[Ints | Codes] = [self._open]
-        end = -inf
-        if len(self._open):
-            end = float(int(self._open_deadlines[-1])) + 1.0
-        while self._calendar and self._calendar[0] < clock:
+        found = len(self._open)
+        while self._calendar and self._calendar[0] < clock and found < many:
             day = heappop(self._calendar)
-            parts += self._days.pop(day)
-            end = max(end, day + 1.0)
+            page = self._days.pop(day)
+            found += sum(map(len, page))
+            parts += page
+            self._end = max(self._end, day + 1.0)
+        if len(parts) > 1:
+            self._sort(parts, groups)
+
+    def _sort(self, parts: Sequence[Ints | Codes], groups: Groups) -> None:
+        """Make some entries the open ones; take what was resolved off them."""
         places: Ints = np.concatenate(parts, dtype=np.int64)
         before = len(places)
         places = places[self._table.rows["state"][places] == WAITS]
         due = deadlines(self._table.take(places), groups)
         # A row may have been given to another prediction since: that one has an entry of its own.
-        stays = due < end
+        stays = due < self._end
         places, first = np.unique(places[stays], return_index=True)
         due = due[stays][first]
         order = np.lexsort((self._table.rows["offset"][places], due))

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf, nextafter
 from typing import Literal
 
 import numpy as np
@@ -86,7 +87,7 @@ class Intake:
         """Next offset to settle: records from here to ``applied`` wait."""
         self.log_time = 0.0
         """Log time of the last record handed in."""
-        self.proven = 0.0
+        self.proven = -1.0
         """Every record with a log time up to this one has been handed in, because the end was seen."""
         self._waiting: deque[Records] = deque()
         self._marks: deque[tuple[int, float]] = deque()
@@ -119,9 +120,10 @@ class Intake:
         """Take the records that wait with a log time up to this one, ties included."""
         return self._take(log_time, "right")
 
-    def before_all_of(self, other: "Intake") -> Records:
-        """Take the records that wait with log times of which everything was handed in elsewhere, ties included."""
-        before, proven = self._take(other.log_time, "left"), self._take(other.proven, "right")
+    def before_all_of(self, other: "Intake", log_time: float) -> Records:
+        """Take the records that wait, up to a log time, of which everything elsewhere was handed in, ties included."""
+        before = self._take(min(other.log_time, nextafter(log_time, inf)), "left")
+        proven = self._take(min(other.proven, log_time), "right")
         return joined([part for part in (before, proven) if len(part)])
 
     def _take(self, log_time: float, side: Literal["left", "right"]) -> Records:

@@ -11,6 +11,7 @@
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import inf
 from typing import TypeVar
 
 import msgspec
@@ -33,9 +34,9 @@ from streamapp.core.joining.words import Words, firsts
 from streamapp.core.monitoring import packing
 from streamapp.errors import CheckpointError
 
-FORMAT = 3
-FORMATS = (1, 2, 3)
-"""That can be read: format 1 had neither copies nor a number of entries, and 2 not when names were last heard of."""
+FORMAT = 4
+FORMATS = (1, 2, 3, 4)
+"""That can be read: 1 had neither copies nor a number of entries, 2 not when names were last heard of, 3 no clock."""
 DELTA_ROWS = 8192
 """Rows of one delta, at most: 240 kB."""
 DELTA_GROUPS = 512
@@ -79,6 +80,8 @@ class Meta(Struct, array_like=True):
     """Predictions that wait below this offset are copied (:mod:`streamapp.core.joining.stragglers`)."""
     entries: int | None = None
     """How many entries there are, this one included."""
+    clock: float = inf
+    """Log time up to which all is settled, where that is less than what was read of both topics."""
 
 
 class Delta(Struct, array_like=True):
@@ -137,6 +140,7 @@ class JoinCheckpoint:
         state: State,
         predictions: Intake,
         outcomes: Intake,
+        clock: float,
         ends: Ends,
         pending: Mapping[tuple[str, str], int],
     ) -> dict[bytes, bytes | None]:
@@ -146,6 +150,7 @@ class JoinCheckpoint:
             state: What waits.
             predictions: How far predictions were read.
             outcomes: How far outcomes were read.
+            clock: Log time up to which all is settled.
             ends: What was resolved since the last time.
             pending: Pending predictions by model and group.
         """
@@ -153,7 +158,6 @@ class JoinCheckpoint:
         for pages in state.pages:
             entries |= pages.changes()
         entries |= state.roster.changes()
-        clock = min(predictions.frontier, outcomes.frontier)
         for number in [number for number, (expires, _) in self._deltas.items() if expires < clock]:
             del self._deltas[number]
             entries[key_of(RESOLVED_ENTRY, number)] = None
@@ -176,12 +180,12 @@ class JoinCheckpoint:
                 self._keys.discard(key)
             else:
                 self._keys.add(key)
-        meta = msgspec.msgpack.encode(self._describe(state, predictions, outcomes))
+        meta = msgspec.msgpack.encode(self._describe(state, predictions, outcomes, clock))
         if meta != self._meta:
             self._meta = entries[META] = meta
         return entries
 
-    def _describe(self, state: State, predictions: Intake, outcomes: Intake) -> Meta:
+    def _describe(self, state: State, predictions: Intake, outcomes: Intake, clock: float) -> Meta:
         offsets = [lowest for _, lowest in self._deltas.values() if lowest >= 0]
         waiting = state.waiting_pages.lowest()
         lowest_outcome = min(offsets if waiting is None else [*offsets, waiting], default=None)
@@ -194,6 +198,7 @@ class JoinCheckpoint:
             waiting_entries=len(self._waiting),
             bound=self._stragglers.bound,
             entries=len(self._keys),
+            clock=clock if clock < min(predictions.frontier, outcomes.frontier) else inf,
         )
         self.bases = meta.predictions.base, meta.outcomes.base
         return meta
@@ -206,11 +211,12 @@ class JoinCheckpoint:
         state: State,
         predictions: Intake,
         outcomes: Intake,
-    ) -> tuple["JoinCheckpoint", dict[tuple[str, str], int], Ints]:
+    ) -> tuple["JoinCheckpoint", dict[tuple[str, str], int], Ints, float]:
         """Fill what is fresh with what the entries say, short of the events themselves.
 
         Returns:
-            The checkpoint, how many predictions waited by model and group, and the offsets of those that were copied.
+            The checkpoint, how many predictions waited by model and group, the offsets of those that were copied, and
+            the log time up to which all is settled.
 
         Raises:
             CheckpointError: The entries are incomplete, broken, or of another partition or format.
@@ -227,7 +233,8 @@ class JoinCheckpoint:
         state.refused_pages = Pages.restore("refused", entries)
         state.waiting_pages = Pages.restore("waiting", entries)
         state.repeated_pages = Pages.restore("repeated", entries)
-        state.roster.restore(entries, min(predictions.frontier, outcomes.frontier))
+        clock = min(predictions.frontier, outcomes.frontier, meta.clock)
+        state.roster.restore(entries, clock)
         waiting: dict[tuple[str, str], int] = {}
         for number in range(meta.waiting_entries):
             key = key_of(WAITING, number)
@@ -235,7 +242,6 @@ class JoinCheckpoint:
                 raise CheckpointError(f"checkpoint of partition {partition} has no entry {key.decode()!r}")
             checkpoint._waiting.append(entries[key])
             waiting.update({(model, name): n for model, name, n in _decode(key, entries[key], Waiting).counts})
-        clock = min(predictions.frontier, outcomes.frontier)
         resolved: list[Rows] = [np.empty(0, RESOLVED)]
         for number, key in numbered(entries, RESOLVED_ENTRY):
             delta = _decode(key, entries[key], Delta)
@@ -254,7 +260,7 @@ class JoinCheckpoint:
                 f"checkpoint of partition {partition} has {len(state.pending_pages)} offsets that wait, but counts "
                 f"{sum(waiting.values())}: it is broken"
             )
-        return checkpoint, waiting, copied
+        return checkpoint, waiting, copied, clock
 
 
 def _decode(key: bytes, data: bytes, kind: type[T]) -> T:

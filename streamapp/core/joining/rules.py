@@ -319,7 +319,7 @@ class Rules:
                 letters += _dead_letters(run, topic)
                 tally.reject_all([error.reason for _, error in run.faults])
         letters.sort(key=_moment_of)
-        state.dead_letters += [letter for _, letter in letters]
+        state.refuse([letter for _, letter in letters])
 
     # Rows of the table
 

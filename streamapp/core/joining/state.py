@@ -19,6 +19,10 @@ from streamapp.core.joining.tally import Tally
 from streamapp.core.joining.words import Vocabularies, Words
 from streamapp.core.settings import Settings
 
+ROW_BYTES = 100
+"""About how much a result adds to ``scored`` and to the checkpoint, without features and probabilities."""
+CLASS_BYTES = 9
+"""Of the probability of one class."""
 FEW = 4096
 """Words of one column that may be kept whatever is in use."""
 
@@ -46,6 +50,8 @@ class State:
         self.dead_letters: list[DeadLetter] = []
         self.ended: list[Ends] = []
         """In order, each part before the next."""
+        self.weight = 0
+        """About how many bytes of results have not been taken."""
         self._accepted: list[Rows] = []
 
     @property
@@ -126,6 +132,9 @@ class State:
             features=features,
             tables=tables,
         )
+        self.weight += ROW_BYTES * len(rows) + sum(map(len, features))
+        if tables is not None:
+            self.weight += CLASS_BYTES * sum(map(len, filter(None, tables)))
         self.strike(rows)
         table.free(places)
         self.remembered.add(
@@ -142,6 +151,11 @@ class State:
         self.groups.add(rows["group"], -1)
 
     # Outcomes
+
+    def refuse(self, letters: Sequence[DeadLetter]) -> None:
+        """Keep records that are of no use, in the order in which they were settled."""
+        self.dead_letters += letters
+        self.weight += sum(len(letter.value or b"") for letter in letters)
 
     def keep(self, early: Early) -> None:
         """Let an outcome wait for its prediction."""
@@ -178,6 +192,7 @@ class State:
         """Return what ended since the last time, in order."""
         ends = together(self.ended) if self.ended else NO_ENDS
         self.ended.clear()
+        self.weight = 0
         return ends
 
     def take_accepted(self) -> Rows:
