@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace as replaced
 from itertools import chain
 from typing import Any
 
@@ -17,7 +18,8 @@ from streamapp.errors import CheckpointError
 from streamapp.stream.breathing import breathing
 from streamapp.stream.codec import decode_outcomes, decode_predictions, encode_scored, split
 from streamapp.stream.dead_letters import dead_letters
-from streamapp.stream.producer import Acknowledged, Record
+from streamapp.stream.portion import Portion
+from streamapp.stream.producer import TRANSACTION_TIMEOUT_MS, Acknowledged, Record
 from streamapp.stream.quarantine import QUARANTINED, leave_out
 from streamapp.stream.reader import Reader
 from streamapp.stream.records import Records
@@ -42,8 +44,10 @@ ROWS_OF_A_MODEL = 400
 """Where there are many models, a commit waits for more: the rows of each are a message, which costs a fixed part."""
 MOST_ROWS = FULL_ROWS // 2
 """But no more than so many: there must be room until the next commit."""
-FULL_BYTES = 32 << 20
-"""Of messages: a transaction must be sent within its timeout."""
+READ_BYTES = 32 << 20
+"""Of messages that were read between two commits: their dead letters and their copies need room."""
+PIECE = 1000
+"""Records that are joined at a time: what they led to may be enough for a commit."""
 
 
 class JoinerTask(Task):
@@ -56,8 +60,9 @@ class JoinerTask(Task):
         self.predictions, self.outcomes = self.inputs
         self.joiner: Joiner
         self._held: dict[TP, deque[Batch]] = {tp: deque() for tp in self.inputs}
-        self._bytes = 0
-        """Of the messages that wait for the next commit."""
+        self._read = 0
+        """Bytes of messages since the last commit was taken."""
+        self._portion = Portion(TRANSACTION_TIMEOUT_MS / 1000)
         self._ticked = float("-inf")
         self._told: dict[TP, tuple[float, float]] = {}
         """By input: the oldest time that the broker told and that has not been used yet, and when it was here."""
@@ -67,11 +72,13 @@ class JoinerTask(Task):
         config, settings = self.around.config, self.around.settings
         if not entries:
             self.joiner = Joiner(self.partition, settings, partitions=config.partitions)
+            self.joiner.room = self._portion.bytes
             self.joiner.start(predictions=self.position(self.predictions), outcomes=self.position(self.outcomes))
             return
         self.joiner = Joiner.restore(
             self.partition, settings, entries, partitions=config.partitions, allow_lost=config.allow_lost
         )
+        self.joiner.room = self._portion.bytes
         for tp, base, applied, needs, reread, decode in (
             (
                 self.predictions,
@@ -137,9 +144,14 @@ class JoinerTask(Task):
             self.apply(batch)
 
     def _in_order(self) -> Iterator[Batch]:
-        """Yield held batches in log-time order, as far as neither input runs away from the other."""
+        """Yield held records in log-time order, as far as neither input runs away from the other."""
         while not self.full and self.parked is None and (batch := self._next()) is not None:
-            yield self._held[batch.tp].popleft()
+            held = self._held[batch.tp]
+            held.popleft()
+            piece, rest = batch.cut(PIECE)
+            if rest is not None:
+                held.appendleft(rest)
+            yield piece
 
     def _next(self) -> Batch | None:
         first, second = (self._held[tp] for tp in self.inputs)
@@ -180,7 +192,7 @@ class JoinerTask(Task):
         else:
             taken = input_batch(batch.records, decode_outcomes, self.quarantined(batch.tp.topic))
             self.joiner.outcomes(taken)
-        self._bytes += batch.records.bytes
+        self._read += batch.records.bytes
 
     async def advance(self) -> None:
         """Let log time pass for what is proven to be at its end, and apply what is now in order.
@@ -188,6 +200,10 @@ class JoinerTask(Task):
         The proof: a fetch that was asked for after the broker had stamped our last tick found nothing behind our
         position. So everything that the broker had stamped before that tick has been applied.
         """
+        if self.joiner.behind and not self.joiner.full:
+            self.joiner.advance()
+            self.progressed = self.around.monotonic()
+            self._dirty = True
         await self._pump()
         times: dict[str, float] = {}
         for name, tp in (("predictions", self.predictions), ("outcomes", self.outcomes)):
@@ -213,18 +229,19 @@ class JoinerTask(Task):
     @property
     def full(self) -> bool:
         """Whether so much waits for a commit that no more should be applied."""
-        return self.waiting >= FULL_ROWS or self._bytes >= FULL_BYTES
+        return self.waiting >= FULL_ROWS or self._read >= READ_BYTES or self.joiner.full
 
     @property
     def crowded(self) -> bool:
         """Whether so much waits for a commit that it should not be put off."""
         many = min(max(MANY_ROWS, ROWS_OF_A_MODEL * self.joiner.models), MOST_ROWS)
-        return self.waiting >= many or 2 * self._bytes >= FULL_BYTES
+        much = 2 * self._read >= READ_BYTES or 2 * self.joiner.weight >= self.joiner.room
+        return self.waiting >= many or much
 
     def outcome(self) -> tuple[Iterator[Record], Mapping[bytes, bytes | None]]:
         """Return scored messages, dead letters and ticks, and the joiner's changed state."""
         output = self.joiner.take()
-        self._bytes = 0
+        self._read = 0
         for status_key, count in output.counts.items():
             self.counters.add("events", status_key, count)
         for reason_key, count in output.rejected.items():
@@ -257,8 +274,10 @@ class JoinerTask(Task):
     def acknowledged(self, answer: Acknowledged) -> None:
         """Hear of a commit, and with it the broker's time."""
         super().acknowledged(answer)
+        self._portion.heard(answer.sent, answer.took)
+        self.joiner.room = self._portion.bytes
         if not self.around.config.transactions:
-            answer = Acknowledged(self.around.clock(), answer.received)
+            answer = replaced(answer, timestamp=self.around.clock())
         # A newer answer does not replace one that was not used: commits may come faster than fetches are answered. And
         # each input uses its own: where two brokers lead them, one may be the first to answer after every tick.
         if answer.timestamp is not None:

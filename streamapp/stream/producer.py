@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any, Protocol, TypeVar
 
@@ -24,6 +24,10 @@ STOP_DEADLINE = 3.0
 
 MOST_BYTES = (2 << 20) - 4096
 """Largest record: what ``scored`` and ``dead-letters`` take, less the frame around it."""
+
+BATCH_BYTES = 1_000_000
+"""Of one partition in one request, of which there is one at a time: a little less than what a topic takes unless it is
+told otherwise. Where requests take long, so do many small ones."""
 
 _T = TypeVar("_T")
 
@@ -59,6 +63,10 @@ class Acknowledged:
     """The broker's own time, in seconds, where the topic carries it (``LogAppendTime``)."""
     received: float
     """Monotonic time at which the answer was here."""
+    sent: int = 0
+    """Bytes of all records."""
+    took: float = 0.0
+    """Seconds from the first record to the end of the commit."""
 
 
 class Producer(Protocol):
@@ -95,7 +103,7 @@ class TransactionalProducer:
             transactional_id=transactional_id,
             transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
             acks="all",
-            max_batch_size=1 << 19,
+            max_batch_size=BATCH_BYTES,
             max_request_size=MOST_BYTES,
             request_timeout_ms=int(COMMIT_DEADLINE * 1000),
             **config.security(),
@@ -110,7 +118,9 @@ class TransactionalProducer:
 
     async def commit(self, records: Sequence[Record]) -> Acknowledged:
         """Send all records in one transaction and commit it."""
-        return await _within(COMMIT_DEADLINE, self._commit(records), f"{self.transactional_id}: commit")
+        began = monotonic()
+        answer = await _within(COMMIT_DEADLINE, self._commit(records), f"{self.transactional_id}: commit")
+        return replace(answer, sent=sum(len(r.value or b"") for r in records), took=monotonic() - began)
 
     async def _commit(self, records: Sequence[Record]) -> Acknowledged:
         try:
@@ -140,7 +150,7 @@ class PlainProducer:
             bootstrap_servers=config.broker,
             client_id=client_id,
             acks="all",
-            max_batch_size=1 << 19,
+            max_batch_size=BATCH_BYTES,
             max_request_size=MOST_BYTES,
             request_timeout_ms=int(COMMIT_DEADLINE * 1000),
             **config.security(),

@@ -6,7 +6,7 @@ Faust hands an agent one event per record; here it hands one event per partition
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any, ClassVar, cast
 
@@ -47,6 +47,14 @@ class Batch:
     end: int
     """Position after them: behind the last record, and behind markers that follow it."""
     records: Records
+
+    def cut(self, most: int) -> "tuple[Batch, Batch | None]":
+        """Return as many of the first records, and what is left, None where nothing is."""
+        if len(self.records) <= most:
+            return self, None
+        middle = int(self.records.offsets[most])
+        first, rest = self.records[:most], self.records[most:]
+        return replace(self, end=middle, records=first), replace(self, start=middle, records=rest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,18 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamapp.core.events import Arrivals, GroupArrivals, ScoredBatch, Tick, Verdict
+from streamapp.core.join import STEP
+from streamapp.core.joining.state import ROW_BYTES
 from streamapp.core.settings import ModelSettings, Seconds, Settings
 from streamapp.errors import CheckpointError
 from streamapp.stream.codec import decode_scored, encode_scored
 from streamapp.stream.joining import (
     HELD,
     MESSAGE_BYTES,
+    PIECE,
     PROOF_MARGIN,
     SLACK,
     JoinerTask,
     decode_only,
     split_arrivals,
 )
+from streamapp.stream.portion import FIRST
 from streamapp.stream.producer import Acknowledged, Record
 from streamapp.stream.records import Records
 from streamapp.stream.task import Misaligned
@@ -31,6 +35,8 @@ from tests.stream.doubles import START, Bench, Broker, commit, outcome, predicti
 
 P, O = "t.predictions", "t.outcomes"  # noqa: E741
 PREDICTIONS, OUTCOMES = TP(P, 0), TP(O, 0)
+WIDE = 20_000
+"""Predictions with a kilobyte of features."""
 SHORT = Settings(defaults=ModelSettings(outcome_window=Seconds(10), grace=Seconds(5), remember=Seconds(4)))
 
 
@@ -226,6 +232,62 @@ def test_no_more_is_held_than_what_pauses_an_input(bench: Bench) -> None:
         assert task.paused() == {PREDICTIONS}
         task.clear()
         assert task.paused() == set()
+
+    run(work())
+
+
+def test_a_batch_is_joined_piece_by_piece_and_what_a_commit_has_no_room_for_is_held(bench: Bench) -> None:
+    async def work() -> None:
+        predict(bench.broker, *(number / 1000 for number in range(3 * PIECE)))
+        observe(bench.broker, *((number, 4.0) for number in range(3 * PIECE)))
+        task = await opened(bench)
+        without_outcomes(bench)
+        await task.handle(bench.broker.batch(P, 0))
+        assert task.position(PREDICTIONS) == 3 * PIECE
+        task.joiner.room = ROW_BYTES
+        bench.proofs[PREDICTIONS] = EndProof(requested=0.0, offset=3 * PIECE)
+        task.joiner.advance(predictions=START + 5)
+        await task.handle(bench.broker.batch(O, 0))
+        assert task.full
+        assert task.position(OUTCOMES) == PIECE
+        for pieces in (1, 2, 3):
+            assert task.position(OUTCOMES) == pieces * PIECE
+            await commit(task)
+            assert len(verdicts(bench.broker)) == pieces * PIECE
+            task.joiner.room = ROW_BYTES
+            await task.advance()
+        assert {verdict for _, verdict, _, _ in verdicts(bench.broker)} == {"JOINED"}
+
+    run(work())
+
+
+def test_what_a_silence_ends_at_once_goes_out_in_transactions_of_the_usual_size(bench: Bench) -> None:
+    async def work() -> None:
+        wide = "x" * 1000
+        for number in range(WIDE):
+            at = START + number / 2000
+            value = prediction(number, at, features={"wide": wide})
+            bench.broker.append(P, value, key=f"p{number}".encode(), at=at)
+        task = await opened(bench)
+        without_outcomes(bench)
+        await task.handle(bench.broker.batch(P, 0))
+        task.joiner.advance(outcomes=START + 14)
+        assert task.joiner.pending() == WIDE
+        await commit(task)
+        task.joiner.advance(predictions=START + 3600, outcomes=START + 3600)
+        sizes, told = [], []
+        behind = True
+        while behind:
+            behind = task.joiner.behind
+            records = await commit(task)
+            sizes.append(sum(len(record.value or b"") for record in records))
+            told += [tick.log_time for tick in ticks(records)]
+            bench.clock.now += 1.0
+            await task.advance()
+        assert len(sizes) >= 3
+        assert max(sizes) < FIRST + (STEP + PIECE) * 1200
+        assert len(verdicts(bench.broker)) == WIDE
+        assert told == sorted(told)
 
     run(work())
 
