@@ -43,6 +43,14 @@ proof_rows = 100
 """
 
 
+def widened(item: Item, size: int) -> Item:
+    """Return an event whose features are *size* bytes more, if it has features."""
+    topic, key, event = item
+    if isinstance(event, bytes) or "features" not in event:
+        return item
+    return topic, key, {**event, "features": {**event["features"], "wide": "x" * size}}
+
+
 def models_file(times: Times) -> str:
     """Return the content of ``models.toml``."""
     return _SETTINGS.format(window=times.window, grace=times.grace, remember=times.remember)

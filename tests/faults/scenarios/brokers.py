@@ -2,7 +2,7 @@
 
 import time
 
-from tests.faults.load import Item
+from tests.faults.load import widened
 from tests.faults.run import SESSION, SLOW, Run
 from tests.faults.scenarios.scenario import Scenario
 
@@ -83,7 +83,7 @@ def slow_link(run: Run) -> None:
     before = worker.peak_memory
     run.proxy.delay = SLOW
     backlog = BACKLOG if run.long else BACKLOG_SHORT
-    wide = [_widened(item) for item in run.events(backlog)]
+    wide = [widened(item, WIDE) for item in run.events(backlog)]
     run.say(f"produce {backlog} pairs of {WIDE} bytes each at once")
     run.send(wide)
     run.produce(PAIRS, 2 * RATE)
@@ -96,14 +96,6 @@ def slow_link(run: Run) -> None:
         more = each.peak_memory - before
         run.confirm(f"{each.name} took {more >> 20} MiB more than one with nothing to do")
         assert more < MEMORY, f"{each.name} took {more >> 20} MiB more than one with nothing to do"
-
-
-def _widened(item: Item) -> Item:
-    """Return an event whose features are many bytes, if it has features."""
-    topic, key, event = item
-    if isinstance(event, bytes) or "features" not in event:
-        return item
-    return topic, key, {**event, "features": {**event["features"], "wide": "x" * WIDE}}
 
 
 SCENARIOS = (

@@ -1,12 +1,16 @@
 """What happens to time: outcomes come late and out of order, or nothing comes at all."""
 
-from tests.faults.load import Item
+import time
+
+from tests.faults.load import Item, widened
 from tests.faults.oracle import Times
 from tests.faults.run import PARTITIONS, Run
 from tests.faults.scenarios.scenario import Scenario
 
 PAIRS = 2000
 RATE = 500
+OVERDUE, WIDE = 30_000, 3000
+"""Predictions, and bytes of the features of each."""
 DAY = 86_400.0
 
 
@@ -44,6 +48,29 @@ def idle_topic(run: Run) -> None:
     run.confirm("predictions expired while no outcome had come")
     _until_all_resolved(run)
     run.confirm("all predictions expired while nothing came")
+    run.produce(PAIRS, RATE)
+
+
+def silence_while_nobody_works(run: Run) -> None:
+    """More expires while no worker runs than a transaction holds; the worker that takes it up is killed meanwhile."""
+    worker = run.start()
+    run.until_ready(worker)
+    before = worker.peak_memory
+    wide = [widened(item, WIDE) for item in run.events(OVERDUE) if item[0] == "predictions"]
+    run.send(wide)
+    run.wait(1.0, 3.0)
+    run.kill(worker)
+    run.say("wait until all of it has expired")
+    time.sleep(run.times.window + run.times.grace)
+    worker = run.start()
+    run.until_rows(1000)
+    run.kill(worker)
+    assert run.unresolved() > 1000, "all had its verdict when the worker was killed"
+    run.confirm("the worker was killed when some of it had its verdict")
+    worker = run.start()
+    _until_all_resolved(run)
+    more = worker.peak_memory - before
+    run.confirm(f"{worker.name} took {more >> 20} MiB more than one with nothing to do")
     run.produce(PAIRS, RATE)
 
 
@@ -85,5 +112,12 @@ SCENARIOS = (
         shows=("joined",),
     ),
     Scenario(kind=KIND, play=idle_topic, times=3, shows=("joined", "expired")),
+    Scenario(
+        kind=KIND,
+        play=silence_while_nobody_works,
+        times=5,
+        times_of=Times(window=8.0, grace=1.0),
+        shows=("joined", "expired"),
+    ),
     Scenario(kind=KIND, play=one_partition_without_data, times=3, shows=("joined", "expired")),
 )
