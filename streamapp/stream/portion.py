@@ -5,9 +5,7 @@ FIRST = 4 << 20
 LEAST, MOST = 1 << 20, 32 << 20
 """However slow or fast that is."""
 LONG = 0.5
-"""Of the timeout: a transaction that took longer is followed by smaller ones."""
-SHORT = 0.25
-"""A full one that took less may be followed by one twice as large."""
+"""Of the timeout: a transaction that took longer is followed by smaller ones, and none is to be larger than that."""
 
 
 class Portion:
@@ -25,5 +23,5 @@ class Portion:
         """Learn from a transaction that carried *sent* bytes and took *took* seconds."""
         if took > LONG * self._timeout:
             self.bytes = max(LEAST, self.bytes // 2)
-        elif took < SHORT * self._timeout and 2 * sent >= self.bytes:
+        elif 2 * self.bytes * took < LONG * self._timeout * sent:  # one twice as large as now, were it as fast as this
             self.bytes = min(MOST, 2 * self.bytes)
